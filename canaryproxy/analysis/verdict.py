@@ -1,0 +1,57 @@
+"""What the analysis says of one tick: words and numbers, no behaviour. Pure.
+
+Read by `rollout.machine` (what to do), the decision log and the operators (why).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Any
+
+
+class Outcome(IntEnum):
+    """The verdict's order: the worst of several wins."""
+
+    PASS = 0
+    INCONCLUSIVE = 1
+    FAIL = 2
+
+
+class Action(StrEnum):
+    """What a verdict asks of the rollout. `CONTINUE` asks for nothing."""
+
+    CONTINUE = "continue"
+    PROMOTE = "promote"
+    WARN = "warn"
+    PAUSE = "pause"
+    ROLLBACK = "rollback"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricVerdict:
+    """One metric's finding.
+
+    `evidence` and `threshold` are natural logarithms of e-values (harm proven when evidence >= threshold); `promote_evidence`
+    and `promote_threshold` the same for health. `numbers` holds what the sentence was made from (JSON-ready).
+    """
+
+    metric: str
+    outcome: Outcome
+    action: Action
+    sentence: str
+    evidence: float = 0.0
+    threshold: float = 0.0
+    promote_evidence: float = 0.0
+    promote_threshold: float = 0.0
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The whole tick's finding: the worst metric's outcome, the strongest action asked for, and its sentence."""
+
+    outcome: Outcome
+    action: Action
+    sentence: str
+    metrics: tuple[MetricVerdict, ...] = ()

@@ -1,0 +1,119 @@
+"""The rollout's state machine: one table of what may happen, and what follows. Pure; called by `control.controller`.
+
+`advance(rollout, event, now) -> (rollout, effects)`; the handlers are in `rollout.moves`. The order of the effects is part of
+the decision. `docs/state-machine.md` is written from the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from canaryproxy.errors import IllegalTransitionError
+from canaryproxy.rollout import moves
+from canaryproxy.rollout.model import Event, Pause, Phase, Promote, Resume, Retry, Rollback, Rollout, SetWeight, Start, Tick
+from canaryproxy.rollout.moves import Transition
+
+
+class Rule(NamedTuple):
+    """What answers an event in a phase, and every phase it can lead to (first the usual one)."""
+
+    handler: Callable[[Rollout, Any, float], Transition]
+    to: tuple[Phase, ...]
+
+
+_IDLE, _PROGRESSING, _PAUSED = Phase.IDLE, Phase.PROGRESSING, Phase.PAUSED
+_BAKING, _PROMOTED, _ROLLED_BACK = Phase.BAKING, Phase.PROMOTED, Phase.ROLLED_BACK
+
+# 1. A rollback is legal in every phase and changes nothing where there is nothing to take back. It is also armed in every
+#    phase that has users on the canary: no pause, hold or bake keeps a tick with harm from rolling back.
+# 2. Harm outranks doubt, doubt outranks health: rollback, pause, next step, inconclusive, in this order.
+# 3. A step ends with its dwell *and* evidence of health, never with time alone. Without evidence it ends as inconclusive.
+# 4. What was paused, by the judge or by hand, goes on only by hand. Time does not count while paused.
+# 5. Rolled back stays rolled back until somebody starts or retries; no tick leaves idle, promoted or rolled_back.
+# 6. A start while one is in progress is a new version: from the first step, with the new salt, the old users out first.
+# 7. Promotion swaps the roles of the pools; a rollback from promoted swaps them back.
+TABLE: dict[tuple[Phase, type[Event]], Rule] = {
+    (_IDLE, Start): Rule(moves.start, (_PROGRESSING,)),
+    (_IDLE, Rollback): Rule(moves.nothing_to_roll_back, (_IDLE,)),
+    (_IDLE, Tick): Rule(moves.rest, (_IDLE,)),
+    (_PROGRESSING, Tick): Rule(moves.tick_step, (_PROGRESSING, _BAKING, _PAUSED, _ROLLED_BACK)),
+    (_PROGRESSING, Pause): Rule(moves.pause, (_PAUSED,)),
+    (_PROGRESSING, Promote): Rule(moves.promote, (_PROGRESSING, _BAKING)),
+    (_PROGRESSING, SetWeight): Rule(moves.set_weight, (_PAUSED,)),
+    (_PROGRESSING, Start): Rule(moves.start, (_PROGRESSING,)),
+    (_PROGRESSING, Rollback): Rule(moves.rollback, (_ROLLED_BACK,)),
+    (_PAUSED, Tick): Rule(moves.tick_paused, (_PAUSED, _ROLLED_BACK)),
+    (_PAUSED, Resume): Rule(moves.resume, (_PROGRESSING, _BAKING)),
+    (_PAUSED, Promote): Rule(moves.promote, (_PROGRESSING, _BAKING, _PROMOTED)),
+    (_PAUSED, SetWeight): Rule(moves.set_weight, (_PAUSED,)),
+    (_PAUSED, Start): Rule(moves.start, (_PROGRESSING,)),
+    (_PAUSED, Rollback): Rule(moves.rollback, (_ROLLED_BACK,)),
+    (_BAKING, Tick): Rule(moves.tick_bake, (_BAKING, _PROMOTED, _PAUSED, _ROLLED_BACK)),
+    (_BAKING, Pause): Rule(moves.pause, (_PAUSED,)),
+    (_BAKING, Promote): Rule(moves.promote, (_PROMOTED,)),
+    (_BAKING, SetWeight): Rule(moves.set_weight, (_PAUSED,)),
+    (_BAKING, Start): Rule(moves.start, (_PROGRESSING,)),
+    (_BAKING, Rollback): Rule(moves.rollback, (_ROLLED_BACK,)),
+    (_PROMOTED, Start): Rule(moves.start, (_PROGRESSING,)),
+    (_PROMOTED, Rollback): Rule(moves.rollback, (_ROLLED_BACK,)),
+    (_PROMOTED, Tick): Rule(moves.rest, (_PROMOTED,)),
+    (_ROLLED_BACK, Retry): Rule(moves.start, (_PROGRESSING,)),
+    (_ROLLED_BACK, Start): Rule(moves.start, (_PROGRESSING,)),
+    (_ROLLED_BACK, Rollback): Rule(moves.nothing_to_roll_back, (_ROLLED_BACK,)),
+    (_ROLLED_BACK, Tick): Rule(moves.rest, (_ROLLED_BACK,)),
+}
+
+#: The operators' word for each event; a tick has none.
+VERBS: dict[type[Event], str] = {
+    Start: "start",
+    Pause: "pause",
+    Resume: "resume",
+    Promote: "promote",
+    SetWeight: "set-weight",
+    Retry: "retry",
+    Rollback: "rollback",
+}
+
+
+def advance(rollout: Rollout, event: Event, now: float) -> Transition:
+    """The rollout after `event` at wall time `now`, and the effects to perform in their order.
+
+    Raises IllegalTransitionError, which names the verbs that are possible, for what the table does not have.
+    """
+    rule = TABLE.get((rollout.phase, type(event)))
+    if rule is None:
+        raise IllegalTransitionError(
+            f"route {rollout.route}",
+            f"cannot {VERBS.get(type(event), 'tick')} while {rollout.phase}",
+            f"possible now: {', '.join(verbs(rollout.phase))}",
+        )
+    return rule.handler(rollout, event, now)
+
+
+def verbs(phase: Phase) -> tuple[str, ...]:
+    """The verbs that are possible in `phase`."""
+    return tuple(VERBS[event] for at, event in TABLE if at is phase and event in VERBS)
+
+
+def diagram() -> str:
+    """The table as a Mermaid state diagram."""
+    edges: dict[tuple[Phase, Phase], list[str]] = {}
+    for (phase, event), rule in TABLE.items():
+        for target in rule.to:
+            if event in VERBS or target is not phase:
+                edges.setdefault((phase, target), []).append(VERBS.get(event, "tick"))
+    arrows = [f"    {a} --> {b}: {', '.join(words)}" for (a, b), words in edges.items()]
+    return "\n".join(["stateDiagram-v2", "    [*] --> idle", *arrows]) + "\n"
+
+
+def document() -> str:
+    """The text of `docs/state-machine.md`."""
+    head = "# The rollout's state machine\n\n"
+    head += "Written from the table in `canaryproxy/rollout/machine.py` by its `document()`; a test compares.\n"
+    possible = "".join(f"| {phase} | {', '.join(verbs(phase))} |\n" for phase in Phase)
+    notes = (
+        "A *tick* is the analysis speaking, about once a second. Ticks that stay in their phase are not drawn; one of them, in\n"
+    )
+    notes += "`progressing`, is the next step.\n"
+    return f"{head}\n```mermaid\n{diagram()}```\n\n{notes}\n| phase | possible |\n|---|---|\n{possible}"

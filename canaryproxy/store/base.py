@@ -1,0 +1,50 @@
+"""What `control` needs of a store: the record, the evidence and the decision log of each route, saved together.
+
+A store knows nothing of rollouts: it keeps JSON-ready dictionaries. Every failure is a StoreError and leaves what was saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One line of the decision log, made at wall time `at`."""
+
+    at: float
+    kind: str
+    sentence: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What was saved last of one route."""
+
+    rollout: dict[str, Any]
+    evidence: dict[str, Any] | None = None
+
+
+class Store(Protocol):
+    """Durable memory. One thread at a time."""
+
+    def load(self) -> Mapping[str, Saved]:
+        """The last state of every route that has a rollout."""
+
+    def save(
+        self,
+        route: str,
+        rollout: Mapping[str, Any] | None,
+        evidence: Mapping[str, Any] | None,
+        decisions: Sequence[Decision] = (),
+    ) -> None:
+        """All of it is on disk when this returns, none of it when it raises. None leaves what was saved before."""
+
+    def decisions(self, route: str, limit: int = 100, before_id: int | None = None) -> list[dict[str, Any]]:
+        """At most `limit` decisions, newest first: `id`, `at`, `kind`, `sentence`, `data`; older than `before_id` when given."""
+
+    def close(self) -> None:
+        """Let go of the file."""

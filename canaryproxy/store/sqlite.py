@@ -1,0 +1,180 @@
+"""The store of one machine: an SQLite file. Called by `control` from its one store thread, and read-only by the CLI.
+
+Write-ahead log with `synchronous=FULL`: a commit is on the disk when it returns, and a kill or a power cut at any moment leaves
+the state before or after it (https://www.sqlite.org/wal.html, https://www.sqlite.org/pragma.html#pragma_synchronous).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from canaryproxy.errors import StoreError
+from canaryproxy.store.base import Decision, Saved
+
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE canaryproxy_schema (version INTEGER NOT NULL);
+CREATE TABLE rollout (route TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE evidence (route TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE decision (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    route TEXT NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL, sentence TEXT NOT NULL, data TEXT NOT NULL
+);
+CREATE INDEX decision_of_route ON decision (route, id);
+"""
+
+#: Seconds to wait for another process that holds the file (a backup, a second controller by mistake).
+_BUSY = 2.0
+
+_AWAY = (
+    "restore a backup, or move it and its -wal and -shm away: every route then begins idle with the roles of the configuration"
+)
+
+#: SQLite's primary error name -> what is wrong, what to do.
+_EXPLAINED = {
+    "SQLITE_CANTOPEN": (
+        "cannot be opened",
+        "check that its directory exists and that this user may write there, or change state.path",
+    ),
+    "SQLITE_READONLY": (
+        "cannot be written",
+        "give this user the right to write the file and its directory, or change state.path",
+    ),
+    "SQLITE_PERM": ("cannot be used by this user", "change the file's permissions or state.path"),
+    "SQLITE_FULL": ("was not written, the disk is full", "make room; the change is saved with the next attempt"),
+    "SQLITE_IOERR": ("was not written or read, the disk reports an error", "check the disk and the file system it is on"),
+    "SQLITE_BUSY": ("is held by another process", "run one controller for each state file, or stop what holds it"),
+    "SQLITE_NOTADB": ("is not a state file, or is damaged", _AWAY),
+    "SQLITE_CORRUPT": ("is damaged", _AWAY),
+}
+
+
+class SqliteStore:
+    """A `Store` in the file at `path`, made on first use. `read_only` never writes, and does not make it.
+
+    Raises StoreError when the file cannot be used: no directory, no permission, damaged, another program's, a newer version's.
+    """
+
+    def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
+        self._where = f"state {path}"
+        place = Path(path).absolute()
+        if not os.path.isdir(place.parent):
+            raise StoreError(
+                self._where, f"there is no directory {str(place.parent)!r} for it", "create it, or change state.path"
+            )
+        if read_only and not os.path.exists(place):
+            raise StoreError(self._where, "does not exist", "start canaryproxy with this state.path first")
+        with self._explained():
+            mode = "ro" if read_only else "rwc"
+            self._db = sqlite3.connect(
+                f"{place.as_uri()}?mode={mode}", uri=True, timeout=_BUSY, isolation_level=None, check_same_thread=False
+            )
+        try:
+            with self._explained():
+                self._prepare(read_only)
+        except StoreError:
+            self._db.close()
+            raise
+
+    def load(self) -> dict[str, Saved]:
+        """The last state of every route that has a rollout."""
+        query = "SELECT rollout.route, rollout.record, evidence.record FROM rollout LEFT JOIN evidence USING (route)"
+        with self._explained():
+            return {
+                route: Saved(json.loads(rollout), None if evidence is None else json.loads(evidence))
+                for route, rollout, evidence in self._db.execute(query)
+            }
+
+    def save(
+        self,
+        route: str,
+        rollout: Mapping[str, Any] | None,
+        evidence: Mapping[str, Any] | None,
+        decisions: Sequence[Decision] = (),
+    ) -> None:
+        """All of it is on disk when this returns, none of it when it raises StoreError. None leaves what was saved before."""
+        rows = [(route, d.at, d.kind, d.sentence, _text(d.data)) for d in decisions]
+        with self._explained(), self._transaction():
+            for table, record in (("rollout", rollout), ("evidence", evidence)):
+                if record is not None:
+                    self._db.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", (route, _text(record)))
+            self._db.executemany("INSERT INTO decision (route, at, kind, sentence, data) VALUES (?, ?, ?, ?, ?)", rows)
+
+    def decisions(self, route: str, limit: int = 100, before_id: int | None = None) -> list[dict[str, Any]]:
+        """At most `limit` decisions, newest first: `id`, `at`, `kind`, `sentence`, `data`; older than `before_id` when given."""
+        query = "SELECT id, at, kind, sentence, data FROM decision WHERE route = ? AND id < ? ORDER BY id DESC LIMIT ?"
+        newest = 2**63 - 1
+        with self._explained():
+            rows = self._db.execute(query, (route, newest if before_id is None else before_id, limit)).fetchall()
+            return [
+                {"id": n, "at": at, "kind": kind, "sentence": sentence, "data": json.loads(data)}
+                for n, at, kind, sentence, data in rows
+            ]
+
+    def close(self) -> None:
+        """Let go of the file; the write-ahead log is folded into it."""
+        self._db.close()
+
+    def _prepare(self, read_only: bool) -> None:
+        if not read_only:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+        if damage := [row[0] for row in self._db.execute("PRAGMA quick_check(1)") if row[0] != "ok"]:
+            raise StoreError(self._where, f"is damaged ({' '.join(damage[0].split())})", _AWAY)
+        tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if tables and "canaryproxy_schema" not in tables:
+            raise StoreError(self._where, "is the database of another program", "change state.path")
+        if tables:
+            self._check_version()
+        elif not read_only:
+            with self._transaction():
+                for statement in filter(str.strip, _SCHEMA.split(";")):
+                    self._db.execute(statement)
+                self._db.execute("INSERT INTO canaryproxy_schema VALUES (?)", (SCHEMA_VERSION,))
+        else:
+            raise StoreError(self._where, "is empty", "start canaryproxy with this state.path first")
+
+    def _check_version(self) -> None:
+        (version,) = self._db.execute("SELECT max(version) FROM canaryproxy_schema").fetchone()
+        if version != SCHEMA_VERSION:
+            raise StoreError(
+                self._where,
+                f"was written by another version of canaryproxy (its schema is {version}, this version knows {SCHEMA_VERSION})",
+                "run the version that wrote it or a newer one, or change state.path",
+            )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:  # SQLite has undone it already after some errors, a full disk for one
+                with suppress(sqlite3.Error):
+                    self._db.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Every failure of SQLite, and text in the file that is not ours, as a StoreError."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            name = "_".join(getattr(error, "sqlite_errorname", "").split("_")[:2])
+            what, hint = _EXPLAINED.get(name, ("cannot be used", "check the file, or change state.path"))
+            raise StoreError(self._where, f"{what} ({error})", hint) from error
+        except json.JSONDecodeError as error:
+            raise StoreError(self._where, f"is damaged (a record is not JSON: {error})", _AWAY) from error
+
+
+def _text(record: Mapping[str, Any]) -> str:
+    """JSON; what has no JSON form is written as its text, because an odd number must not keep a rollback from the disk."""
+    return json.dumps(record, separators=(",", ":"), default=str)

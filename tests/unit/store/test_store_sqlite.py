@@ -1,0 +1,205 @@
+"""The SQLite store: whole or not at all, and clear words when it cannot."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from canaryproxy.errors import StoreError
+from canaryproxy.store.base import Decision, Saved, Store
+from canaryproxy.store.sqlite import SqliteStore
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state 100%?.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[SqliteStore]:
+    store = SqliteStore(path)
+    yield store
+    store.close()
+
+
+def test_what_was_saved_is_there_after_a_restart(path: Path) -> None:
+    first: Store = SqliteStore(path)
+    first.save("shop", {"step": 1}, {"e": 0.5}, [Decision(1.5, "step", "step 2 of 4", {"by": "anna"})])
+    first.close()
+    second = SqliteStore(path)
+    assert second.load() == {"shop": Saved({"step": 1}, {"e": 0.5})}
+    assert second.decisions("shop") == [{"id": 1, "at": 1.5, "kind": "step", "sentence": "step 2 of 4", "data": {"by": "anna"}}]
+    second.close()
+
+
+def test_none_leaves_what_was_saved_before(store: SqliteStore) -> None:
+    store.save("shop", {"step": 1}, None)
+    assert store.load() == {"shop": Saved({"step": 1}, None)}
+    store.save("shop", None, {"e": 1})
+    store.save("shop", {"step": 2}, None)
+    assert store.load() == {"shop": Saved({"step": 2}, {"e": 1})}
+    store.save("api", None, {"e": 2})
+    assert "api" not in store.load(), "evidence without a rollout is nothing to go on with"
+
+
+def test_decisions_are_newest_first_by_route_and_by_page(store: SqliteStore) -> None:
+    for n in range(5):
+        store.save("shop", None, None, [Decision(n, "step", f"{n}")])
+        store.save("api", None, None, [Decision(n, "step", "other")])
+    page = store.decisions("shop", limit=2)
+    assert [row["sentence"] for row in page] == ["4", "3"]
+    assert [row["sentence"] for row in store.decisions("shop", limit=9, before_id=page[-1]["id"])] == ["2", "1", "0"]
+    assert store.decisions("nobody") == []
+
+
+def test_an_odd_number_does_not_keep_a_decision_from_the_disk(store: SqliteStore) -> None:
+    store.save("shop", None, None, [Decision(1, "rollback", "x", {"evidence": float("inf"), "set": {1}})])
+    assert store.decisions("shop")[0]["data"] == {"evidence": float("inf"), "set": "{1}"}
+
+
+def test_every_commit_reaches_the_disk(store: SqliteStore) -> None:
+    assert store._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert store._db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+
+
+def test_a_save_that_fails_in_the_middle_leaves_nothing(store: SqliteStore) -> None:
+    store.save("shop", {"step": 1}, {"e": 1})
+    with pytest.raises(StoreError):
+        store.save("shop", {"step": 2}, {"e": 2}, [Decision(None, "step", "no time")])  # type: ignore[arg-type]
+    assert store.load() == {"shop": Saved({"step": 1}, {"e": 1})}
+    store.save("shop", {"step": 3}, None)
+    assert store.load()["shop"].rollout == {"step": 3}
+
+
+def test_a_full_disk_leaves_the_old_state_and_room_lets_it_go_on(store: SqliteStore) -> None:
+    store.save("shop", {"step": 1}, {"e": 1}, [Decision(1, "step", "small")])
+    (pages,) = store._db.execute("PRAGMA page_count").fetchone()
+    store._db.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(StoreError, match=r"the disk is full .*; make room") as error:
+        store.save("shop", {"step": 2}, {"e": "x" * 100_000}, [Decision(2, "step", "large")])
+    assert "\n" not in str(error.value)
+    assert store.load() == {"shop": Saved({"step": 1}, {"e": 1})}
+    assert len(store.decisions("shop")) == 1
+    store._db.execute("PRAGMA max_page_count = 100000")
+    store.save("shop", {"step": 2}, {"e": "x" * 100_000}, [Decision(2, "step", "large")])
+    assert store.load()["shop"].rollout == {"step": 2}
+
+
+SAVING = """
+import sys
+from canaryproxy.store.base import Decision
+from canaryproxy.store.sqlite import SqliteStore
+store = SqliteStore(sys.argv[1])
+for n in range(1, 1_000_000):
+    store.save("shop", {"n": n}, {"n": n, "pad": "x" * 5000}, [Decision(n, "step", str(n))])
+    print(n, flush=True)
+"""
+
+
+@pytest.mark.parametrize("saves", [3, 40])
+def test_a_kill_in_the_middle_leaves_the_old_or_the_new_state(path: Path, saves: int) -> None:
+    with subprocess.Popen([sys.executable, "-c", SAVING, str(path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for _ in range(saves):
+            answered = int(process.stdout.readline())
+        process.kill()
+        answered = max([answered, *map(int, process.stdout.read().splitlines())])
+    store = SqliteStore(path)
+    saved = store.load()["shop"]
+    assert saved.evidence is not None
+    assert saved.rollout["n"] == saved.evidence["n"] == int(store.decisions("shop", limit=1)[0]["sentence"])
+    assert answered <= saved.rollout["n"] <= answered + 1
+    store.close()
+
+
+def test_a_missing_directory_is_said(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"there is no directory '.*nowhere' for it; create it, or change state.path"):
+        SqliteStore(tmp_path / "nowhere" / "state.db")
+
+
+def test_a_place_that_cannot_be_opened_is_said(tmp_path: Path) -> None:
+    with pytest.raises(
+        StoreError, match=r"cannot be opened \(.*\); check that its directory exists and that this user may write"
+    ):
+        SqliteStore(tmp_path)
+
+
+def test_a_file_that_cannot_be_written_is_said(path: Path) -> None:
+    SqliteStore(path).close()
+    reader = SqliteStore(path, read_only=True)
+    with pytest.raises(StoreError, match=r"cannot be written \(.*readonly.*\); give this user the right"):
+        reader.save("shop", {}, None)
+    reader.close()
+
+
+def test_a_file_that_another_process_holds_is_said(store: SqliteStore, path: Path) -> None:
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    store._db.execute("PRAGMA busy_timeout = 0")
+    with pytest.raises(StoreError, match="is held by another process"):
+        store.save("shop", {}, None)
+    other.close()
+    store.save("shop", {}, None)
+
+
+def test_a_newer_schema_is_left_alone(path: Path) -> None:
+    store = SqliteStore(path)
+    store._db.execute("UPDATE canaryproxy_schema SET version = 2")
+    store.close()
+    with pytest.raises(
+        StoreError, match=r"its schema is 2, this version knows 1\); run the version that wrote it or a newer one"
+    ):
+        SqliteStore(path)
+
+
+def test_another_programs_database_is_left_alone(path: Path) -> None:
+    other = sqlite3.connect(path)
+    other.execute("CREATE TABLE music (title)")
+    other.close()
+    with pytest.raises(StoreError, match=r"is the database of another program; change state.path"):
+        SqliteStore(path)
+
+
+def test_a_file_that_is_no_database_is_said(path: Path) -> None:
+    path.write_text("listen: 0.0.0.0:8080\n" * 100)
+    with pytest.raises(StoreError, match=r"is not a state file, or is damaged \(.*\); restore a backup, or move it"):
+        SqliteStore(path)
+
+
+@pytest.mark.parametrize("page", [2, 3, 4])
+def test_a_damaged_page_is_said(path: Path, page: int) -> None:
+    store = SqliteStore(path)
+    store.save("shop", {"step": 1}, {"pad": "x" * 50_000}, [Decision(n, "step", "y" * 500) for n in range(50)])
+    (size,) = store._db.execute("PRAGMA page_size").fetchone()
+    store.close()
+    content = bytearray(path.read_bytes())
+    content[page * size : (page + 1) * size] = b"\xa5" * size
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"is damaged .*; restore a backup, or move it and its -wal and -shm away") as error:
+        SqliteStore(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_record_that_is_no_json_is_said(store: SqliteStore) -> None:
+    store._db.execute("INSERT INTO rollout VALUES ('shop', '{')")
+    with pytest.raises(StoreError, match=r"is damaged \(a record is not JSON"):
+        store.load()
+
+
+def test_reading_only_sees_what_the_writer_saved_and_makes_no_file(store: SqliteStore, path: Path, tmp_path: Path) -> None:
+    store.save("shop", {"step": 1}, None)
+    reader = SqliteStore(path, read_only=True)
+    store.save("shop", {"step": 2}, None)
+    assert reader.load()["shop"].rollout == {"step": 2}
+    reader.close()
+    with pytest.raises(StoreError, match=r"does not exist; start canaryproxy with this state.path first"):
+        SqliteStore(tmp_path / "none.db", read_only=True)
+    assert not (tmp_path / "none.db").exists()
+    (tmp_path / "empty.db").touch()
+    with pytest.raises(StoreError, match="is empty"):
+        SqliteStore(tmp_path / "empty.db", read_only=True)
