@@ -1,0 +1,151 @@
+"""What the models refused, in plain words. Pure; called by `config.load`.
+
+The models say what is wrong in their library's terms; here each kind of error gets a sentence about the value as it was
+written, in the unit it was written in, and what would be right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any, get_args
+
+from pydantic import BaseModel, PlainSerializer, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from canaryproxy.config.schema import Config
+from canaryproxy.config.source import Unread, spell
+from canaryproxy.errors import Problem
+
+
+def explain(error: ValidationError, data: Any) -> list[Problem]:
+    """One problem for each thing that the models refused in `data`; `where` is the path of the place."""
+    details = error.errors(include_url=False)
+    places = [place_of(detail) for detail in details]
+    return [
+        _problem(detail, place, place[-1] if detail["loc"][-1:] == ("[key]",) else value_at(data, place))
+        for detail, place in zip(details, places, strict=True)
+        if value_at(data, place) is not Unread and not (detail["type"] == "too_short" and _has_refused_items(place, places))
+    ]
+
+
+def place_of(detail: ErrorDetails) -> tuple[str | int, ...]:
+    """The place of an error: keys of sections and indexes of lists."""
+    return tuple(part for part in detail["loc"] if part != "[key]")
+
+
+def did_you_mean(word: Any, choices: Iterable[str]) -> str:
+    """`did you mean v2? ` (with the space) if one of the choices is much like the word, else nothing."""
+    near = get_close_matches(str(word), list(choices), n=1)
+    return f"did you mean {near[0]}? " if near else ""
+
+
+def _has_refused_items(place: tuple[str | int, ...], places: Sequence[tuple[str | int, ...]]) -> bool:
+    # the models count only accepted items: a list whose one item is refused is "too short" as well
+    return any(len(other) > len(place) and other[: len(place)] == place for other in places)
+
+
+def value_at(data: Any, place: Sequence[str | int]) -> Any:
+    """What `data` has at a place; None where it has nothing."""
+    for part in place:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return data
+
+
+def _problem(detail: ErrorDetails, place: tuple[str | int, ...], written: Any) -> Problem:
+    what, hint = _sentence(detail, place, written)
+    return Problem(spell(place), what, "".join(c if c.isprintable() else "?" for c in hint))
+
+
+def _sentence(detail: ErrorDetails, place: tuple[str | int, ...], written: Any) -> tuple[str, str]:
+    """What is wrong, and what would be right."""
+    shape = "a section" if isinstance(written, dict) else "a list" if isinstance(written, list) else repr(written)
+    match detail["type"]:
+        case "extra_forbidden":
+            keys = _keys(place[:-1])
+            return "unknown key", f"{did_you_mean(place[-1], keys)}keys here: {', '.join(keys)}"
+        case "missing":
+            return "is missing", f"add it: {_description(place)}"
+        case _ if written is None:
+            meaning = f" ({text})" if (text := _description(place)) else ""
+            return "is empty", f"write a value{meaning} or remove the key"
+        case "too_short":
+            return "is empty", f"write at least one: {_description(place)}"
+        case "model_type" | "dict_type":
+            return f"is {shape} where keys are meant", f"keys here: {', '.join(_keys(place)) or _description(place)}"
+        case "tuple_type":
+            hint = f"write [{written}]" if isinstance(written, str) else "begin each item with -"
+            return f"is {shape} where a list is meant", hint
+        case _ if isinstance(written, dict | list):
+            return f"is {shape} where one value is meant", "write one value"
+        case kind:
+            return _about_value(kind, detail.get("ctx", {}), place, written)
+
+
+def _about_value(kind: str, context: dict[str, Any], place: tuple[str | int, ...], written: Any) -> tuple[str, str]:
+    match kind:
+        case "value_error":  # our own validators' words: `what; hint`
+            what, _, hint = str(context["error"]).partition("; ")
+            return what, hint
+        case "literal_error" | "enum":
+            expected = str(context["expected"]).replace("'", "")
+            near = did_you_mean(written, expected.replace(" or ", ", ").split(", "))
+            return f"{written!r} is not known here", f"{near}write {expected}"
+        case "greater_than":
+            return f"{written!r} is too small", f"write more than {_as_written(place, context['gt'])}"
+        case "greater_than_equal":
+            return f"{written!r} is too small", f"write at least {_as_written(place, context['ge'])}"
+        case "less_than_equal":
+            return f"{written!r} is too large", f"write at most {_as_written(place, context['le'])}"
+        case "int_parsing" | "int_type" | "int_from_float" | "int_parsing_size":
+            return f"{written!r} is not a whole number", "write digits only"
+        case "bool_parsing" | "bool_type":
+            return f"{written!r} is neither true nor false", "write true or false"
+        case "string_type":
+            return f"{written!r} is not text", "put it in quotes"
+        case "string_too_long":
+            return f"has {len(written)} characters", f"write at most {context['max_length']}"
+        case "string_too_short":
+            return "is empty", "write a value or remove the key"
+        case _:
+            return f"{written!r} is not usable here", ""
+
+
+def _as_written(place: tuple[str | int, ...], value: Any) -> str:
+    """A bound in the unit that people write there: 1 -> `0.01%`, 60 -> `1m`."""
+    field, _ = _field(place)
+    for mark in field.metadata if field else ():
+        if isinstance(mark, PlainSerializer):
+            return str(mark.func(value))  # type: ignore[call-arg]
+    return str(value)
+
+
+# --- the models, by place ---
+
+
+def _field(place: Sequence[str | int]) -> tuple[FieldInfo | None, Any]:
+    """The field of a place (None for an entry of a dictionary or list) and its type."""
+    field: FieldInfo | None = None
+    kind: Any = Config
+    for part in place:
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            field = kind.model_fields.get(str(part))
+            kind = field.annotation if field else None
+        else:  # dict[Name, Pool] or tuple[Step, ...]
+            field = None
+            kind = (get_args(kind) or (None,))[0 if isinstance(part, int) else -1]
+    return field, kind
+
+
+def _description(place: Sequence[str | int]) -> str:
+    field, _ = _field(place)
+    return (field.description or "") if field else ""
+
+
+def _keys(place: Sequence[str | int]) -> list[str]:
+    _, kind = _field(place)
+    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []

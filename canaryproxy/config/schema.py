@@ -1,0 +1,221 @@
+"""The configuration's models: frozen, closed (an unknown key is an error), with the defaults that the product means.
+
+Pure. Built by `config.load`; problems that need more than one field are found by `config.check`. Times are seconds,
+weights basis points, sizes bytes; how people write them is in `config.quantities`.
+"""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from canaryproxy.config.names import FieldName, HostHeader, HostPattern, Name, Network, PathPrefix
+from canaryproxy.config.quantities import (
+    Address,
+    Duration,
+    ListenAddress,
+    Percent,
+    Points,
+    ServerUrl,
+    Size,
+)
+
+
+def _worker_count(value: Any) -> Any:
+    if value == "auto":
+        return value
+    text = str(value)
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 64:
+        raise ValueError(f"{value!r} is not a number of workers; write auto or 1 to 64")
+    return int(text)
+
+
+#: Number of worker processes, or one for each core.
+Workers = Annotated[int | Literal["auto"], BeforeValidator(_worker_count)]
+
+
+class Model(BaseModel):
+    """Base: immutable, unknown keys refused. Defaults are written as code sees them (seconds, basis points)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_section_is_all_defaults(cls, value: Any) -> Any:
+        # `timeouts:` with every line below it commented out is null to YAML, and means the defaults to people
+        return {} if value is None else value
+
+
+class OnBreach(StrEnum):
+    """What a proven breach does to the rollout."""
+
+    ROLLBACK = "rollback"
+    PAUSE = "pause"
+    WARN = "warn"
+
+
+class OnInconclusive(StrEnum):
+    """What happens when a step's `max_duration` ends without evidence either way."""
+
+    PAUSE = "pause"
+    EXTEND = "extend"
+    ROLLBACK = "rollback"
+
+
+class Admin(Model):
+    """The operator's HTTP endpoint."""
+
+    listen: ListenAddress = Address("127.0.0.1", 9900)
+    token_file: str = Field(
+        "./canaryproxy.token", min_length=1, description="bearer token; created with mode 0600 on first start"
+    )
+
+
+class State(Model):
+    """Where rollouts and decisions are kept."""
+
+    path: str = Field("./canaryproxy.db", min_length=1, description="SQLite file; created on first start")
+
+
+class Timeouts(Model):
+    """Deadlines of the data plane."""
+
+    request_head: Duration = Field(10, gt=0, description="from the first byte of a request head to its end; then 408")
+    keep_alive: Duration = Field(75, gt=0, description="a client connection without a request")
+    request_body_idle: Duration = Field(30, gt=0, description="a request body that stops coming; then 408")
+    connect: Duration = Field(3, gt=0, description="to an upstream; then 504")
+    response_head: Duration = Field(30, gt=0, description="from the sent request to the response head; then 504")
+    response_body_idle: Duration = Field(
+        60, gt=0, description="a response body that stops coming; the client's connection is cut"
+    )
+    send_idle: Duration = Field(30, gt=0, description="a client that takes no byte of its response; its connection is cut")
+    upstream_idle: Duration = Field(30, gt=0, description="an unused upstream connection; keep it below the app server's own")
+    drain: Duration = Field(30, ge=0, description="for requests in flight at shut-down or reload")
+
+
+class Limits(Model):
+    """Bounds of the data plane."""
+
+    request_line: int = Field(8190, ge=256, le=65536, description="bytes; then 414")
+    head: Size = Field(32 * 1024, ge=256, le=1 << 20, description="bytes of a request head; then 431")
+    headers: int = Field(100, ge=10, le=1000, description="fields of a request head; then 431")
+    response_head: Size = Field(64 * 1024, ge=256, le=1 << 20, description="bytes of a response head; then 502")
+    response_headers: int = Field(200, ge=10, le=1000, description="fields of a response head; then 502")
+    requests_per_connection: int = Field(10_000, ge=1, description="then the connection is closed after its response")
+    idle_per_server: int = Field(64, ge=0, description="unused connections kept for each upstream and worker")
+    client_connections: int = Field(10_000, ge=1, description="for each worker; beyond it no connection is accepted")
+
+
+class Pool(Model):
+    """A named set of upstreams that run the same version."""
+
+    servers: tuple[ServerUrl, ...] = Field(min_length=1, description="the addresses that run this version")
+    version: str = Field("", max_length=200, description="shown to people; defaults to the pool's name")
+
+
+class Match(Model):
+    """Which requests a route takes: any of the hosts and the longest of the path prefixes."""
+
+    hosts: tuple[HostPattern, ...] = Field((), description="exact or *.example.com; empty: every host")
+    paths: tuple[PathPrefix, ...] = Field(("/",), min_length=1, description="the longest prefix wins")
+
+
+class Affinity(Model):
+    """Who is one user: the header where it is there, else the cookie."""
+
+    header: FieldName | None = Field(
+        None, description="a header with the user's id, set by what stands before the proxy or by the app"
+    )
+    cookie: FieldName = Field("canaryproxy_id", description="issued when nothing else identifies the user")
+    max_age: Duration = Field(30 * 86400, ge=60, description="of the issued cookie")
+    cookieless: Literal["stable", "ip", "issue"] = Field(
+        "stable", description="a request that nothing identifies: stable at once, by address, or by the id just issued"
+    )
+
+
+class Step(Model):
+    """One rung: this share for at least `hold`, and until health is proven."""
+
+    weight: Percent = Field(ge=1, le=10_000, description="the canary's share of the users")
+    hold: Duration = Field(300, ge=0, description="the step lasts at least so long")
+
+
+DEFAULT_STEPS = tuple(
+    Step.model_validate({"weight": weight, "hold": hold})
+    for weight, hold in (("1%", "5m"), ("5%", "10m"), ("25%", "10m"), ("50%", "15m"))
+)
+
+
+class Rollout(Model):
+    """The plan: steps, then 100 % for `bake`, then promoted."""
+
+    steps: tuple[Step, ...] = Field(DEFAULT_STEPS, min_length=1, description="rising weights")
+    bake: Duration = Field(1800, description="time at 100 % before the canary becomes stable")
+    max_step_duration: Duration = Field(7200, ge=1, description="a step without evidence for so long is inconclusive")
+    on_inconclusive: OnInconclusive = Field(OnInconclusive.PAUSE, description="what an inconclusive step does")
+    auto_start: bool = Field(False, description="start by itself when a canary pool is seen for the first time")
+    confidence: Percent = Field(9900, ge=9000, le=9999, description="1 - chance that a healthy canary is ever rolled back")
+    min_requests: int = Field(100, ge=0, description="judged canary requests that each step needs at least")
+    i_accept_the_risk: bool = Field(False, description="allows holds under 60s, a first step over 10% and jumps over 10x")
+
+
+class ErrorRate(Model):
+    """5xx, connect failures, resets, timeouts and requests without an answer, against stable."""
+
+    max_increase: Points = Field(0.01, gt=0)
+    on_breach: OnBreach = OnBreach.ROLLBACK
+    dry_run: bool = False
+
+
+class LatencyP95(Model):
+    """95th percentile of the time to the whole response, against stable."""
+
+    max_increase: Duration = Field(0.05, gt=0, le=10)
+    on_breach: OnBreach = OnBreach.ROLLBACK
+    dry_run: bool = False
+
+
+class Metrics(Model):
+    """What the canary is judged by."""
+
+    error_rate: ErrorRate = ErrorRate()
+    latency_p95: LatencyP95 = LatencyP95()
+
+
+class Route(Model):
+    """Requests that belong together, split between two pools."""
+
+    match: Match = Match()
+    stable: Name = Field(description="the pool of the current version")
+    canary: Name | None = Field(None, description="the pool of the new version; none: everything goes to stable")
+    affinity: Affinity = Affinity()
+    rollout: Rollout = Rollout()
+    metrics: Metrics = Metrics()
+
+
+class Config(Model):
+    """The whole configuration."""
+
+    listen: ListenAddress = Address("0.0.0.0", 8080)
+    workers: Workers = Field("auto", description="processes; auto: one for each core")
+    admin: Admin = Admin()
+    state: State = State()
+    timeouts: Timeouts = Timeouts()
+    limits: Limits = Limits()
+    host_header: HostHeader = Field("preserve", description="preserve, upstream, or the literal value to send")
+    via: FieldName | None = Field(None, description="pseudonym to add as Via; refuses requests that carry it already (508)")
+    trusted_proxies: tuple[Network, ...] = Field((), description="networks whose X-Forwarded-* are believed and appended to")
+    strict_authority: bool = Field(False, description="400 where an absolute-form target and Host differ")
+    underscore_headers: Literal["drop", "reject", "allow"] = Field(
+        "drop", description="header names with _, which some app servers confuse with -"
+    )
+    pools: dict[Name, Pool] = Field(min_length=1, description="name: {servers: [http://host:port]}")
+    routes: dict[Name, Route] = Field(min_length=1, description="name: {stable: pool, canary: pool}")
+
+    @property
+    def worker_count(self) -> int:
+        """Number of worker processes to run."""
+        return len(os.sched_getaffinity(0)) if self.workers == "auto" else self.workers
