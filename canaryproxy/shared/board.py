@@ -1,0 +1,127 @@
+"""The board: one split word for each slot, and who has seen it.
+
+A split is one 64-bit word, `epoch:32 | flags:4 | spare:14 | weight in basis points:14`, so a worker reads it whole or not at
+all. Written by the controller; by the supervisor only while no controller lives. Read by workers at each request (they hold
+`words` and the index from `split_index` and use `routing.split`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from canaryproxy.routing.split import SWAPPED, WEIGHT_MASK
+from canaryproxy.shared.layout import ACK_WORDS, RING, THRESHOLDS, THRESHOLDS_AT, Ack, Header, Segment, WorkerState
+
+_EPOCH_SHIFT = 32
+
+
+class Split(NamedTuple):
+    """One slot's split. `swapped`: the pools have changed roles since the workers were forked (after a promotion)."""
+
+    epoch: int
+    weight_bp: int
+    swapped: bool
+    salt: int
+
+
+class Applied(NamedTuple):
+    """How many of the `workers` that serve have acknowledged an epoch."""
+
+    applied_by: int
+    workers: int
+
+
+class Board:
+    """Access to the board and the acknowledgements of a segment."""
+
+    def __init__(self, segment: Segment) -> None:
+        self._words = segment.words
+        self._layout = segment.layout
+
+    def read(self, slot: int) -> Split:
+        """What workers obey at this moment."""
+        row = self._layout.board_row(slot)
+        word = self._words[row]
+        return Split(word >> _EPOCH_SHIFT, word & WEIGHT_MASK, bool(word & SWAPPED), self._words[row + 1])
+
+    def publish(self, slot: int, weight_bp: int, *, swapped: bool, salt: int) -> int:
+        """Make a split true for every request from now on; the new epoch, or the present one if nothing changed.
+
+        With another salt the weight passes through 0 first, so that no request combines the old weight with the new salt.
+        """
+        row, words = self._layout.board_row(slot), self._words
+        present = self.read(slot)
+        if present[1:] == (weight_bp, swapped, salt) and present.epoch:
+            return present.epoch
+        epoch = (present.epoch + 1) & 0xFFFFFFFF
+        if present.salt != salt:
+            words[row] = present.epoch << _EPOCH_SHIFT | (SWAPPED if present.swapped else 0)
+            words[row + 1] = salt
+        words[row] = epoch << _EPOCH_SHIFT | (SWAPPED if swapped else 0) | weight_bp
+        return epoch
+
+    def publish_thresholds(self, slot: int, tick: int, thresholds_us: tuple[int, ...]) -> None:
+        """Fix the latency thresholds of the requests that start in second `tick` (which has not begun)."""
+        at = self._layout.board_row(slot) + THRESHOLDS_AT + tick % RING * THRESHOLDS
+        for offset, value in enumerate(thresholds_us):
+            self._words[at + offset] = value
+
+    def thresholds(self, slot: int, tick: int) -> tuple[int, ...]:
+        """The latency thresholds of the requests that start in second `tick`, ascending, in microseconds."""
+        at = self._layout.board_row(slot) + THRESHOLDS_AT + tick % RING * THRESHOLDS
+        return tuple(self._words[at : at + THRESHOLDS])
+
+    def serving(self) -> list[int]:
+        """The workers that obey splits now (old generations that still drain included)."""
+        return [w for w in range(self._layout.workers) if self.worker(w, Ack.STATE) != WorkerState.FREE]
+
+    def applied(self, slot: int, epoch: int) -> Applied:
+        """Who has acknowledged `epoch` or a later one for this slot."""
+        serving = self.serving()
+        column = ACK_WORDS + slot
+        return Applied(sum(self._words[self._layout.ack_row(w) + column] >= epoch for w in serving), len(serving))
+
+    def worker(self, worker: int, word: Ack) -> int:
+        """One word of a worker's row."""
+        return self._words[self._layout.ack_row(worker) + word]
+
+    def free_worker(self, worker: int) -> None:
+        """Mark the row of a worker that has gone (by the supervisor, after it was reaped)."""
+        row = self._layout.ack_row(worker)
+        self._words[row + Ack.STATE] = WorkerState.FREE
+        self._words[row + Ack.PID] = 0
+
+    def controller_pulse(self) -> int:
+        """Monotonic milliseconds of the controller's last sign of life."""
+        return self._words[Header.CONTROLLER_PULSE]
+
+    def beat_controller(self, now: float) -> None:
+        """Say that the controller lives."""
+        self._words[Header.CONTROLLER_PULSE] = int(now * 1000)
+
+
+class AckRow:
+    """A worker's own row: its pulse, its state, and the epochs it obeys."""
+
+    def __init__(self, segment: Segment, worker: int) -> None:
+        self._words = segment.words
+        self._row = segment.layout.ack_row(worker)
+        self._layout = segment.layout
+
+    def enter(self, pid: int, now: float) -> None:
+        """Say that this worker serves."""
+        self._words[self._row + Ack.PID] = pid
+        self._words[self._row + Ack.PULSE] = int(now * 1000)
+        self._words[self._row + Ack.STATE] = WorkerState.SERVING
+
+    def set_state(self, state: WorkerState) -> None:
+        """Say what this worker does from now on."""
+        self._words[self._row + Ack.STATE] = state
+
+    def beat(self, now: float, connections: int, slots: tuple[int, ...]) -> None:
+        """Say that this worker lives, and which epoch of each slot its next request obeys."""
+        words, row = self._words, self._row
+        words[row + Ack.PULSE] = int(now * 1000)
+        words[row + Ack.CONNECTIONS] = connections
+        for slot in slots:
+            words[row + ACK_WORDS + slot] = words[self._layout.board_row(slot)] >> _EPOCH_SHIFT
