@@ -1,0 +1,1 @@
+"""Measurements that the documentation quotes; each is one command. See bench/README.md."""
