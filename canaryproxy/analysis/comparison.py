@@ -19,6 +19,8 @@ from canaryproxy.stats.margin import log_e_alone, log_e_harm, log_e_health
 from canaryproxy.stats.memory import Rates
 
 _HIGHEST_BET = 0.98
+#: The bet against a floor is at least this share of it: lower, and a single event would undo a hundred requests' evidence.
+_FLOOR_BET = 0.2
 # Log evidence for one canary request that is as good as none: a million of them would not prove anything.
 _NO_GAIN = 3e-6
 
@@ -62,12 +64,20 @@ class HealthClaim:
     """The null that canary's rate of event `kind` is at least stable's of event 0 + `delta`: refuted before promotion.
 
     Bets that canary's rate is stable's own of `kind`, and that it is `fractions` of the way from there to the limit.
+    With a `floor` the null is smaller, that canary's rate is at least the floor *and* so much, so canary against the floor alone
+    is evidence too: where stable never has the event, there is nothing to be better than.
     """
 
     kind: int
     delta: float
     fractions: tuple[float, ...]
     threshold: float
+    floor: float = 0.0
+
+    @property
+    def alternatives(self) -> int:
+        """How many log e-values a block has."""
+        return len(self.fractions) + (self.floor > 0)
 
     def log_factors(self, block: Block, rates: Rates, alone: bool) -> list[float]:
         """The block's log e-value for each alternative; `rates` must be from earlier blocks."""
@@ -76,8 +86,13 @@ class HealthClaim:
         limit = a + self.delta
         bets = [best + fraction * (limit - best) for fraction in self.fractions]
         if alone:
-            return [log_e_alone(limit, b, counts) if b < limit < 1 else 0.0 for b in bets]
-        return [log_e_health(a, b, self.delta, counts) for b in bets]
+            factors = [log_e_alone(limit, b, counts) if b < limit < 1 else 0.0 for b in bets]
+        else:
+            factors = [log_e_health(a, b, self.delta, counts) for b in bets]
+        if self.floor:
+            bet = max(best, _FLOOR_BET * self.floor)
+            factors.append(log_e_alone(self.floor, bet, counts) if bet < self.floor else 0.0)
+        return factors
 
 
 class Ruling(NamedTuple):
@@ -103,7 +118,7 @@ class Comparison:
         self._kinds, self._harms, self._health = kinds, harms, health
         known = state or {"harm": [None] * len(harms), "health": None, "windows": None, "open": None}
         self._harm_evidence = [HarmEvidence(len(claim.increases), one) for claim, one in zip(harms, known["harm"], strict=True)]
-        self._health_evidence = HealthEvidence(len(health.fractions), known["health"])
+        self._health_evidence = HealthEvidence(health.alternatives, known["health"])
         self.windows = Windows(kinds, known["windows"])
         self._open: tuple[Block, Rates] | None = None  # a block that waits for an arm, and the rates before it began
         if known["open"]:
@@ -114,7 +129,7 @@ class Comparison:
         """Harm evidence goes on, health must be proven anew."""
         for evidence in self._harm_evidence:
             evidence.new_step()
-        self._health_evidence = HealthEvidence(len(self._health.fractions))
+        self._health_evidence = HealthEvidence(self._health.alternatives)
         self.windows.new_step()
         self._open = None
 

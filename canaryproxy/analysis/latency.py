@@ -23,6 +23,8 @@ _HARM, _NOTICE, _MARGIN = 0, 1, 2
 #: Thresholds above q, in margins; the numbers of the events that belong to the claims.
 _FRACTIONS = (0.0, 0.25, 0.5, 1.0)
 _AT_HARM, _AT_NOTICE, _AT_MARGIN = 1, 2, 3
+#: By definition at most this share is above a p95: a canary with less over q + margin has its p95 below that.
+_ABOVE_P95 = 0.05
 #: Increases to bet on (analysis.md 2.1, delta = 0).
 _INCREASES = (0.015, 0.04, 0.10, 0.30, 0.90)
 #: Canary requests in a window before its size is believed.
@@ -56,7 +58,7 @@ class Latency:
                 HarmClaim(_AT_NOTICE, 0.0, _INCREASES, harm_at),
                 HarmClaim(_AT_MARGIN, 0.0, _INCREASES, margin_at, alone=True),
             ),
-            health=HealthClaim(_AT_MARGIN, 0.0, (0.0,), settings.health_threshold),
+            health=HealthClaim(_AT_MARGIN, 0.0, (0.0,), settings.health_threshold, floor=_ABOVE_P95),
             state=known["evidence"],
         )
         self._age, self._started = known["warm"]

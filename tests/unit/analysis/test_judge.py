@@ -209,6 +209,19 @@ class TestPromotion:
         assert verdict.sentence == "needs 4000 more canary requests in this step (at least 10000)"
         assert _run(judge, _HEALTHY, ticks=40).action is Action.PROMOTE
 
+    def test_a_stable_that_is_never_slow_can_be_matched(self) -> None:
+        always_equal: Slow = (0.0, 0.0, 0.0, 0.0)
+        judge, stable = Judge(_COLD), _arm(1000, 1, always_equal)
+        for _ in range(10):
+            judge.observe(_tick(stable, _NONE))
+        judge.begin_rollout()
+        judge.begin_step()
+        verdict = _run(judge, _arm(10, 0, always_equal), ticks=60, stable=stable)
+        assert _latency(verdict).outcome is Outcome.PASS
+        judge.begin_step()
+        verdict = _run(judge, _arm(100, 0, (0.06, 0.06, 0.06, 0.06)), ticks=10, stable=stable)
+        assert _latency(verdict).outcome is not Outcome.PASS
+
     def test_a_canary_at_the_margin_does_not_pass(self) -> None:
         verdict = _run(_judge(), _arm(1000, 11), ticks=1)
         assert _errors(verdict).outcome is not Outcome.PASS
