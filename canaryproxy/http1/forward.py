@@ -1,0 +1,144 @@
+"""Heads to send on: what `head` and `response` kept, and the few lines that are ours.
+
+Pure; called by `proxy.exchange`. RFC 9110 section 7.6, RFC 7239. Everything after the request line depends only on the
+header block and the hop, so `proxy` keeps it for the next request that has the same block.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NotRequired, TypedDict, Unpack
+
+from canaryproxy.http1.fields import list_elements
+from canaryproxy.http1.framing import RequestFraming
+from canaryproxy.http1.head import RequestBlock, RequestLine
+from canaryproxy.http1.response import ResponseHead
+
+
+class Hop(TypedDict):
+    """What is known of the way of a request, beside the request. All values are safe to stand in a head."""
+
+    variant: bytes
+    peer: bytes  #: the client's IP address as we see it
+    port: bytes  #: the port it came to
+    upstream_authority: bytes
+    host_header: NotRequired[str]  #: preserve (default), upstream, or a literal
+    proto: NotRequired[bytes]  #: http (default) or https
+    via: NotRequired[bytes | None]  #: our pseudonym
+    trusted: NotRequired[bool]  #: the peer is a trusted proxy: its forwarding fields are believed and extended
+    upgrade: NotRequired[bytes | None]  #: protocol to ask for (`framing.wanted_upgrade`)
+
+
+def request_head(line: RequestLine, block: RequestBlock, framing: RequestFraming, **hop: Unpack[Hop]) -> bytes:
+    """The complete head for the upstream."""
+    return request_line(line) + request_lines(block, framing, **hop)
+
+
+def request_line(line: RequestLine) -> bytes:
+    """The request line for the upstream; the version is ours (RFC 9112 section 2.3), the target byte-exact."""
+    return b"%b %b HTTP/1.1\r\n" % line[:2]
+
+
+def request_lines(block: RequestBlock, framing: RequestFraming, **hop: Unpack[Hop]) -> bytes:
+    """What follows the request line, the empty line included; the same for equal arguments.
+
+    Framing is written anew from what was understood, never copied (RFC 9112 section 6.3, F13).
+    """
+    host = _host_to_send(framing, hop)
+    trusted = hop.get("trusted", False)
+    parts = [
+        block.forward if host == block.host else _with_host(block, host),
+        _believed_lines(block, framing, hop) if trusted else _fresh_lines(framing, hop),
+        b"X-Canary-Variant: ",
+        hop["variant"],
+    ]
+    if block.content_length is not None:
+        parts.append(b"\r\nContent-Length: %d" % block.content_length)
+    elif block.chunked:
+        parts.append(b"\r\nTransfer-Encoding: chunked")
+    upgrade = hop.get("upgrade")
+    if upgrade is not None:
+        parts.append(b"\r\nConnection: upgrade\r\nUpgrade: %b" % upgrade)
+    elif block.te_trailers:  # TE must be named by Connection (RFC 9110 section 10.1.4)
+        parts.append(b"\r\nConnection: TE\r\nTE: trailers")
+    via = hop.get("via")
+    if via is not None:
+        parts.append(b"\r\nVia: 1.%d %b" % (framing.minor, via))
+    parts.append(b"\r\n\r\n")
+    return b"".join(parts)
+
+
+def _host_to_send(framing: RequestFraming, hop: Hop) -> bytes:
+    choice = hop.get("host_header", "preserve")
+    if choice == "preserve":
+        return framing.host or hop["upstream_authority"]  # HTTP/1.0 may come without
+    return hop["upstream_authority"] if choice == "upstream" else choice.encode("latin-1")
+
+
+def _with_host(block: RequestBlock, host: bytes) -> bytes:
+    lines = block.forward
+    if block.host is None:
+        return b"Host: %b\r\n%b" % (host, lines)
+    lower = lines.lower()
+    start = 0 if lower.startswith(b"host:") else lower.index(b"\nhost:") + 1
+    return b"%bHost: %b%b" % (lines[:start], host, lines[lines.index(b"\r\n", start) :])
+
+
+def _fresh_lines(framing: RequestFraming, hop: Hop) -> bytes:
+    """H4: what came in was dropped, because anybody can write it."""
+    lines = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Port: %b\r\n" % (
+        hop["peer"],
+        hop.get("proto", b"http"),
+        hop["port"],
+    )
+    return b"X-Forwarded-Host: %b\r\n%b" % (framing.host, lines) if framing.host else lines
+
+
+def _believed_lines(block: RequestBlock, framing: RequestFraming, hop: Hop) -> bytes:
+    """H4: the trusted peer joins the chain of addresses; what it says of the first hop stands, and is completed."""
+    peer, proto = hop["peer"], hop.get("proto", b"http")
+    chain = block.joined(b"x-forwarded-for")
+    host = block.get(b"x-forwarded-host") or framing.host
+    lines = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Port: %b\r\n" % (
+        chain + b", " + peer if chain else peer,
+        block.get(b"x-forwarded-proto") or proto,
+        block.get(b"x-forwarded-port") or hop["port"],
+    )
+    if host:
+        lines = b"X-Forwarded-Host: %b\r\n%b" % (host, lines)
+    if block.get(b"forwarded") is not None:  # a list field: one more line is one more element
+        node = b'"[%b]"' % peer if b":" in peer else peer  # RFC 7239 section 6
+        lines += b"Forwarded: for=%b;proto=%b\r\n" % (node, proto)
+    return lines
+
+
+def is_loop(block: RequestBlock, via: bytes) -> bool:
+    """Whether the request has passed here before (answer 508): Via has our pseudonym already (RFC 9110 section 7.6.3)."""
+    came = block.joined(b"via")
+    return came is not None and any(via.lower() in element.split()[1:2] for element in list_elements(came))
+
+
+def response_head(
+    head: ResponseHead, *, client_minor: int, keep_alive: bool, date: bytes, chunk_body: bool = False, extra: bytes = b""
+) -> bytes:
+    """The complete head for the client; of an interim response too, which takes nothing of ours.
+
+    `date` is the value to set where the upstream gave none (H6), `extra` complete lines of ours. `chunk_body` is for
+    bodies that we chunk: of unknown length and for an HTTP/1.1 client.
+    """
+    if head.status < 200 or (keep_alive and client_minor and head.has_date and not chunk_body and not extra):
+        return head.forward + b"\r\n"
+    parts = [head.forward, extra]
+    if not head.has_date:
+        parts.append(b"Date: %b\r\n" % date)
+    if chunk_body:
+        parts.append(b"Transfer-Encoding: chunked\r\n")
+    parts.append(_END[keep_alive, client_minor])
+    return b"".join(parts)
+
+
+_END: Final = {
+    (False, 0): b"Connection: close\r\n\r\n",
+    (False, 1): b"Connection: close\r\n\r\n",
+    (True, 0): b"Connection: keep-alive\r\n\r\n",
+    (True, 1): b"\r\n",
+}
