@@ -1,0 +1,66 @@
+"""A route as JSON, as the admin API and the CLI show it. Reads the rollout, the board and the ledger; changes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Any
+
+from canaryproxy.config.schema import Pool
+from canaryproxy.control.controller import Controller
+from canaryproxy.control.describe import describe_metric
+from canaryproxy.control.recent import Recent
+from canaryproxy.control.route import RouteControl
+from canaryproxy.shared.layout import CANARY, OUTCOMES, STABLE, Count
+from canaryproxy.shared.ledger import read_block
+
+
+def route_document(controller: Controller, route: RouteControl) -> dict[str, Any]:
+    """The status document. Steps are counted from 1, rates are of the last minute, request counts of the proxy's life."""
+    rollout, verdict = route.rollout, route.verdict
+    split = controller.board.read(route.slot)
+    return {
+        "route": route.name,
+        "phase": rollout.phase.value,
+        "step": rollout.step + 1,
+        "steps": len(rollout.plan.steps),
+        "weight_percent": rollout.weight_bp / 100,
+        "epoch": split.epoch,
+        "revision": rollout.revision,
+        "salt_id": hashlib.sha256(rollout.salt.to_bytes(4)).hexdigest()[:8],
+        "stable": _variant(controller, route, STABLE, rollout.stable),
+        "canary": _variant(controller, route, CANARY, rollout.canary),
+        "verdict": verdict.outcome.name.lower() if verdict else None,
+        "action": verdict.action.value if verdict else None,
+        "sentence": verdict.sentence if verdict else "",
+        "reason": rollout.reason or (verdict.sentence if verdict else ""),
+        "evidence": {metric.metric: describe_metric(metric) for metric in verdict.metrics} if verdict else {},
+        "hold": rollout.dwell,
+        "held": round(rollout.held, 1),
+        "started_at": _iso(rollout.started_at),
+        "step_entered_at": _iso(rollout.step_entered_at),
+        "ended_at": _iso(rollout.ended_at),
+        "saved": not route.saver.failing,
+    }
+
+
+def _variant(controller: Controller, route: RouteControl, variant: int, name: str | None) -> dict[str, Any] | None:
+    if name is None:
+        return None
+    block = read_block(controller.segment, route.slot, variant)
+    recent: Recent = route.sampler.recent[variant]
+    errors, p95_us = recent.error_rate, recent.p95_us
+    pool: Pool | None = controller.config.pools.get(name)
+    return {
+        "pool": name,
+        "version": (pool.version if pool else "") or name,
+        "requests": block[Count.STARTED],
+        "in_flight": max(0, block[Count.STARTED] - sum(block[outcome] for outcome in OUTCOMES)),
+        "requests_per_second": round(recent.requests_per_second, 2),
+        "error_percent": None if errors is None else round(errors * 100, 4),
+        "p95_ms": None if p95_us is None else p95_us / 1000,
+    }
+
+
+def _iso(wall: float | None) -> str | None:
+    return None if wall is None else datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,119 @@
+"""The /metrics page. Everything is read at the moment of the scrape: the ledger is the only place where requests are counted.
+
+The ledger's 2 % latency buckets are summed into the usual ones; a request counts for the first edge that is surely above it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+import canaryproxy
+from canaryproxy.control.controller import Controller
+from canaryproxy.control.route import RouteControl
+from canaryproxy.rollout.model import EVERYBODY, Phase
+from canaryproxy.shared.layout import CANARY, OUTCOMES, STABLE, Ack, Count, WorkerState
+from canaryproxy.shared.ledger import Block, read_block
+from canaryproxy.stats import histogram
+
+_EDGES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+#: For each bucket of the ledger, the bucket of the page.
+_COARSE = tuple(bisect_left(_EDGES, histogram.upper_edge_us(bucket) / 1e6) for bucket in range(histogram.COUNT))
+_VARIANTS = (("stable", STABLE), ("canary", CANARY))
+
+
+class LedgerCollector(Collector):
+    """What Prometheus is told of a controller and its routes."""
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+
+    def page(self) -> bytes:
+        """The page in the text format."""
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)
+        return generate_latest(registry)
+
+    def describe(self) -> list[Metric]:
+        """Nothing: registering must not read the ledger."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric family, read now."""
+        controller = self._controller
+        routes = list(controller.routes.values())
+        yield from self._requests(routes)
+        yield from _rollouts(routes)
+        yield self._workers()
+        yield CounterMetricFamily("canaryproxy_ticks", "Seconds that were judged.", value=controller.ticks)
+        info = GaugeMetricFamily("canaryproxy_build_info", "Always 1.", labels=("version",))
+        info.add_metric((canaryproxy.__version__,), 1)
+        yield info
+
+    def _requests(self, routes: list[RouteControl]) -> Iterator[Metric]:
+        labels = ("route", "variant")
+        requests = CounterMetricFamily("canaryproxy_requests", "Requests by how they ended.", labels=(*labels, "outcome"))
+        duration = HistogramMetricFamily(
+            "canaryproxy_request_duration_seconds", "Time to the whole response, of requests that were answered.", labels=labels
+        )
+        in_flight = GaugeMetricFamily("canaryproxy_in_flight_requests", "Requests that have not ended.", labels=labels)
+        for route in routes:
+            for name, variant in _VARIANTS:
+                block = read_block(self._controller.segment, route.slot, variant)
+                for outcome in OUTCOMES:
+                    requests.add_metric((route.name, name, Count(outcome).name.lower()), block[outcome])
+                duration.add_metric((route.name, name), _buckets(block), block[Count.LATENCY_SUM_US] / 1e6)
+                ended = sum(block[outcome] for outcome in OUTCOMES)
+                in_flight.add_metric((route.name, name), max(0, block[Count.STARTED] - ended))
+        yield from (requests, duration, in_flight)
+
+    def _workers(self) -> Metric:
+        family = GaugeMetricFamily("canaryproxy_workers", "Worker processes.", labels=("state",))
+        board = self._controller.board
+        states = [board.worker(worker, Ack.STATE) for worker in board.serving()]
+        for state in (WorkerState.SERVING, WorkerState.DRAINING):
+            family.add_metric((state.name.lower(),), states.count(state))
+        return family
+
+
+def _rollouts(routes: list[RouteControl]) -> Iterator[Metric]:
+    weight = GaugeMetricFamily("canaryproxy_weight_ratio", "Share of the users on the canary.", labels=("route",))
+    phase = GaugeMetricFamily("canaryproxy_phase", "1 for the phase that the rollout is in.", labels=("route", "phase"))
+    evidence = GaugeMetricFamily(
+        "canaryproxy_evidence", "Natural logarithm of the evidence, and of what is needed.", labels=("route", "metric", "kind")
+    )
+    errors = CounterMetricFamily("canaryproxy_store_errors", "Saves that failed or took too long.", labels=("route",))
+    unsaved = GaugeMetricFamily("canaryproxy_unsaved", "1 while the store fails.", labels=("route",))
+    skipped = CounterMetricFamily(
+        "canaryproxy_cohorts_skipped", "Seconds whose latencies a late tick has lost.", labels=("route",)
+    )
+    for route in routes:
+        weight.add_metric((route.name,), route.rollout.weight_bp / EVERYBODY)
+        for one in Phase:
+            phase.add_metric((route.name, one.value), route.rollout.phase is one)
+        for metric in route.verdict.metrics if route.verdict else ():
+            evidence.add_metric((route.name, metric.metric, "harm"), metric.evidence)
+            evidence.add_metric((route.name, metric.metric, "harm_threshold"), metric.threshold)
+            evidence.add_metric((route.name, metric.metric, "health"), metric.promote_evidence)
+            evidence.add_metric((route.name, metric.metric, "health_threshold"), metric.promote_threshold)
+        errors.add_metric((route.name,), route.saver.errors)
+        unsaved.add_metric((route.name,), route.saver.failing)
+        skipped.add_metric((route.name,), route.sampler.skipped)
+    yield from (weight, phase, evidence, errors, unsaved, skipped)
+
+
+def _buckets(block: Block) -> list[tuple[str, float]]:
+    counts = [0] * (len(_EDGES) + 1)
+    for bucket, count in enumerate(block.latency):
+        counts[_COARSE[bucket]] += count
+    cumulative, buckets = 0, []
+    for edge, count in zip((*map(str, _EDGES), "+Inf"), counts, strict=True):
+        cumulative += count
+        buckets.append((edge, float(cumulative)))
+    return buckets

@@ -1,0 +1,180 @@
+"""The control plane's one loop: commands from people, and once a second sample -> judge -> advance -> apply for each route.
+
+Runs in the controller process; `admin` calls it. If a tick raises, the process ends on purpose: the supervisor starts it
+again from the store, and takes every canary's weight to 0 if it cannot live, for a canary without a judge is not watched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import secrets
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from canaryproxy.clock import Clock, SystemClock
+from canaryproxy.config.schema import Config
+from canaryproxy.control.probe import accepts_connections
+from canaryproxy.control.route import RouteControl
+from canaryproxy.errors import NotFoundError, StoreError
+from canaryproxy.rollout.model import Event, Plan, Retry, Rollout, Start
+from canaryproxy.shared.board import Applied, Board
+from canaryproxy.shared.layout import Segment
+from canaryproxy.store.base import Saved, Store
+
+#: Ticks come this much after a full second of the monotonic clock: what began in it has been written down (`sampler.GRACE`).
+_PHASE = 0.2
+#: Seconds between two looks at the acknowledgements.
+_LOOK = 0.005
+
+_log = logging.getLogger("canaryproxy.control")
+
+
+class Answer(NamedTuple):
+    """What came of a verb: workers that obey it (`applied_by` of `workers`), and whether it is on disk."""
+
+    rollout: Rollout
+    applied_by: int
+    workers: int
+    saved: bool
+
+
+class Controller:
+    """Every route's control, the store's one thread, and the ticks.
+
+    `saved` is what `store.load()` returned. `save_limit` and `ack_limit` are the seconds that an answer waits for the store
+    and for the workers.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        segment: Segment,
+        slots: Mapping[str, int],
+        store: Store,
+        saved: Mapping[str, Saved],
+        *,
+        clock: Clock | None = None,
+        save_limit: float = 2.0,
+        ack_limit: float = 1.0,
+    ) -> None:
+        self.config, self.segment = config, segment
+        self._store, self._save_limit, self._ack_limit = store, save_limit, ack_limit
+        self.clock = clock or SystemClock()
+        self.board = Board(segment)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self.routes = {
+            name: RouteControl(
+                name,
+                route,
+                slots[name],
+                segment=segment,
+                store=store,
+                saved=saved.get(name),
+                thread=self._thread,
+                clock=self.clock,
+            )
+            for name, route in config.routes.items()
+        }
+        self.ticks = 0
+        self._probes: dict[str, asyncio.Task[None]] = {}
+
+    def route(self, name: str) -> RouteControl:
+        """The control of a route; raises NotFoundError that names those there are."""
+        if name not in self.routes:
+            raise NotFoundError(f"route {name!r}", "does not exist", f"there is {', '.join(sorted(self.routes))}")
+        return self.routes[name]
+
+    # Commands.
+
+    async def submit(self, name: str, event: Event, note: str = "") -> Answer:
+        """Decide at once, and say what came of it. Raises NotFoundError or IllegalTransitionError; nothing was changed then."""
+        route = self.route(name)
+        ticket = route.handle(event, note)
+        shown = route.epoch
+        applied = await self._acknowledged(route, shown)
+        saved = await route.saver.wait(ticket, self._save_limit)
+        if route.epoch != shown:
+            applied = await self._acknowledged(route, route.epoch)
+        return Answer(route.rollout, *applied, saved)
+
+    def start_event(self, name: str, by: str = "operator") -> Start:
+        """The start of this route's plan, with a salt of its own."""
+        return Start(Plan.from_config(self.route(name).config.rollout), secrets.randbits(32), by)
+
+    def retry_event(self, name: str) -> Retry:
+        """The same after a rollback."""
+        return Retry(Plan.from_config(self.route(name).config.rollout), secrets.randbits(32))
+
+    async def decisions(self, name: str, limit: int, before_id: int | None) -> list[dict[str, Any]]:
+        """The route's saved decisions, newest first; raises StoreError when the store fails or does not answer."""
+        self.route(name)
+        loop = asyncio.get_running_loop()
+        reading = loop.run_in_executor(self._thread, self._store.decisions, name, limit, before_id)
+        try:
+            return await asyncio.wait_for(reading, self._save_limit)
+        except TimeoutError:
+            raise StoreError("state", f"does not answer within {self._save_limit:g} s", "see the log; ask again") from None
+
+    async def _acknowledged(self, route: RouteControl, epoch: int) -> Applied:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._ack_limit
+        applied = self.board.applied(route.slot, epoch)
+        while applied.applied_by < applied.workers and loop.time() < until:
+            await asyncio.sleep(_LOOK)
+            applied = self.board.applied(route.slot, epoch)
+        return applied
+
+    # Ticks.
+
+    async def run(self) -> None:
+        """Tick once a second, on the grid of the monotonic clock, until cancelled."""
+        now = self.clock.monotonic()
+        due = _next(now)
+        while True:
+            await asyncio.sleep(due - now)
+            self.tick()
+            now = self.clock.monotonic()
+            due = max(due + 1, _next(now))
+
+    def tick(self) -> None:
+        """One second's work for every route."""
+        now = self.clock.monotonic()
+        for route in self.routes.values():
+            route.tick(now)
+            if route.wants_auto_start() and route.name not in self._probes:
+                self._probes[route.name] = asyncio.create_task(self._auto_start(route), name=f"probe {route.name}")
+        self.ticks += 1
+
+    async def _auto_start(self, route: RouteControl) -> None:
+        """Start the rollout if every server of the canary is there; otherwise the next tick looks again."""
+        try:
+            pool = self.config.pools[route.rollout.canary or route.rollout.stable]
+            if await accepts_connections(pool.servers) and route.wants_auto_start():
+                await self.submit(route.name, self.start_event(route.name, by="auto_start"))
+        finally:
+            del self._probes[route.name]
+
+    # The end.
+
+    @property
+    def store_failing(self) -> bool:
+        """Whether something could not be saved at the last attempt."""
+        return any(route.saver.failing for route in self.routes.values())
+
+    async def close(self) -> None:
+        """Save a last time, and let go of the store."""
+        for probe in list(self._probes.values()):
+            probe.cancel()
+        tickets = [(route.saver, route.saver.request()) for route in self.routes.values()]
+        saved = [await saver.wait(ticket, self._save_limit) for saver, ticket in tickets]
+        self._thread.shutdown(wait=all(saved), cancel_futures=True)
+        if all(saved):
+            self._store.close()
+
+
+def _next(now: float) -> float:
+    """The first time after `now` that a tick is due."""
+    return math.floor(now - _PHASE) + 1 + _PHASE

@@ -1,0 +1,172 @@
+"""One route under control: its rollout, judge, sampler and saver, and the effects of every decision in their order.
+
+Owned by `control.controller`. Everything here is synchronous, so a command and a tick can never mix: an event is decided, and
+what it lowers is on the board, before anything is awaited.
+
+The board's rule: what a decision takes down is shown at once; whatever it raises is shown when exactly that decision is on
+disk (`_written`), so a raise whose save failed is made true by the save that succeeds, and one that was overtaken never.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from concurrent.futures import Executor
+from typing import Any
+
+from canaryproxy.analysis.judge import Judge
+from canaryproxy.analysis.settings import JudgeSettings
+from canaryproxy.analysis.verdict import Action, Outcome, Verdict
+from canaryproxy.clock import Clock
+from canaryproxy.config import schema
+from canaryproxy.control.describe import describe_verdict
+from canaryproxy.control.recovery import recover_route, show
+from canaryproxy.control.sampler import Sampler
+from canaryproxy.control.saver import Saver
+from canaryproxy.rollout.machine import advance
+from canaryproxy.rollout.model import EVERYBODY, Event, Phase, Record, ResetEvidence, Rollout, Save, SetSplit, Tick
+from canaryproxy.shared.board import Board
+from canaryproxy.shared.layout import Segment
+from canaryproxy.store.base import Decision, Saved, Store
+
+#: Seconds between two saves of the evidence, with a rollout in progress and without: 5 and 60, less half a tick for jitter.
+_CHECKPOINT, _CHECKPOINT_AT_REST = 4.5, 59.5
+#: Kinds of decisions that somebody should look at.
+_ALARMING = {"rollback", "pause", "warning"}
+
+_log = logging.getLogger("canaryproxy.control")
+
+
+class RouteControl:
+    """A route and everything that decides about it."""
+
+    def __init__(
+        self,
+        name: str,
+        config: schema.Route,
+        slot: int,
+        *,
+        segment: Segment,
+        store: Store,
+        saved: Saved | None,
+        thread: Executor,
+        clock: Clock,
+    ) -> None:
+        self.name, self.slot, self.config = name, slot, config
+        self._board, self._clock = Board(segment), clock
+        recovered = recover_route(name, config, slot, self._board, saved, clock=clock)
+        self.rollout = recovered.rollout
+        self.judge = Judge(judge_settings(self.config), _evidence(saved, self.rollout))
+        self.sampler = Sampler(segment, slot, clock.monotonic())
+        self.sampler.publish(clock.monotonic(), self.judge.thresholds_us)
+        self.saver = Saver(name, store, thread, lambda: (self.rollout, self.judge.state()), self._written)
+        #: The last finding, kept after the rollout's end for people to read.
+        self.verdict: Verdict | None = None
+        self._noted = (Outcome.INCONCLUSIVE, Action.CONTINUE)
+        self._checkpoint = -math.inf
+        if recovered.sentence:
+            _log.warning("%s", recovered.sentence)
+        for record in recovered.records:
+            self._record(record, "")
+
+    def handle(self, event: Event, note: str = "") -> int:
+        """Decide, and perform what can be performed at once; the ticket of the save (0 if there was nothing to save).
+
+        Raises IllegalTransitionError, and then nothing was changed.
+        """
+        self.rollout, effects = advance(self.rollout, event, self._clock.wall())
+        ticket = 0
+        for effect in effects:
+            match effect:
+                case SetSplit(split) if not ticket:
+                    show(self._board, self.slot, self.config, split)
+                case SetSplit():
+                    pass  # shown by _written
+                case ResetEvidence(scope):
+                    self._reset_evidence(scope)
+                case Record():
+                    self._record(effect, note)
+                case Save():
+                    ticket = self.saver.request()
+        return ticket
+
+    def tick(self, now: float) -> None:
+        """Sample, judge and decide, at monotonic time `now`."""
+        skipped = self.sampler.skipped
+        sample = self.sampler.sample(now)
+        if self.sampler.skipped > skipped:
+            lost = self.sampler.skipped - skipped
+            _log.warning(
+                "route %s: a tick came %.0f s late; %d seconds of latencies are lost", self.name, sample.elapsed - 1, lost
+            )
+        checkpoint = now - self._checkpoint >= (_CHECKPOINT if self.rollout.in_progress else _CHECKPOINT_AT_REST)
+        if self.rollout.in_progress:
+            self.verdict = self.judge.judge(sample, full_weight=self.rollout.weight_bp == EVERYBODY)
+            if checkpoint:
+                self._note_change(self.verdict)
+            self.handle(Tick(self.verdict, sample.elapsed))
+        else:
+            self.judge.observe(sample)
+        self.sampler.publish(now, self.judge.thresholds_us)
+        if checkpoint:
+            self._checkpoint = now
+            self.saver.request()
+        self.saver.retry()
+
+    @property
+    def epoch(self) -> int:
+        """The number of the split on the board."""
+        return self._board.read(self.slot).epoch
+
+    def wants_auto_start(self) -> bool:
+        """Whether the rollout is to start by itself as soon as the canary is there."""
+        rollout = self.rollout
+        fresh = rollout.phase is Phase.IDLE and rollout.canary is not None and rollout.canary not in rollout.settled
+        return self.config.rollout.auto_start and fresh
+
+    def _reset_evidence(self, scope: str) -> None:
+        if scope == "step":
+            self.judge.begin_step()
+            return
+        self.judge.begin_rollout()
+        self.verdict, self._noted = None, (Outcome.INCONCLUSIVE, Action.CONTINUE)
+
+    def _note_change(self, verdict: Verdict) -> None:
+        """Put a verdict of another kind than the last one on record; only at checkpoints, for it may waver."""
+        kind = (verdict.outcome, verdict.action)
+        if kind != self._noted:
+            self._noted = kind
+            at = {"step": self.rollout.step, "weight_bp": self.rollout.weight_bp, "verdict": describe_verdict(verdict)}
+            self._record(Record("verdict", f"{verdict.outcome.name.lower()}: {verdict.sentence}", at), "")
+
+    def _record(self, record: Record, note: str) -> None:
+        data = record.data | ({"note": note} if note else {})
+        self.saver.note(Decision(self._clock.wall(), record.kind, record.sentence, data))
+        level = logging.WARNING if record.kind in _ALARMING else logging.INFO
+        _log.log(level, "route %s: %s%s", self.name, record.sentence, f" [{note}]" if note else "")
+
+    def _written(self, rollout: Rollout) -> None:
+        if rollout.revision == self.rollout.revision:
+            show(self._board, self.slot, self.config, self.rollout.split)
+
+
+def judge_settings(route: schema.Route) -> JudgeSettings:
+    """What the route's configuration demands of a canary."""
+    errors, latency = route.metrics.error_rate, route.metrics.latency_p95
+    return JudgeSettings(
+        error_margin=errors.max_increase,
+        error_action=Action(errors.on_breach),
+        error_dry_run=errors.dry_run,
+        latency_margin_us=round(latency.max_increase * 1e6),
+        latency_action=Action(latency.on_breach),
+        latency_dry_run=latency.dry_run,
+        alpha=(10_000 - route.rollout.confidence) / 10_000,
+        min_requests=route.rollout.min_requests,
+    )
+
+
+def _evidence(saved: Saved | None, rollout: Rollout) -> dict[str, Any] | None:
+    """The saved evidence, if it is about the same pools."""
+    if saved is None or (saved.rollout["stable"], saved.rollout["canary"]) != (rollout.stable, rollout.canary):
+        return None
+    return saved.evidence

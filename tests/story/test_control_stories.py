@@ -1,0 +1,318 @@
+"""What a controller does when things go well, badly, and when the store, the workers or the controller itself do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from control_world import World, config, verdict
+
+from canaryproxy.analysis.verdict import Action
+from canaryproxy.config.quantities import Server
+from canaryproxy.errors import IllegalTransitionError, NotFoundError
+from canaryproxy.rollout.model import Pause, Phase, Promote, Resume, Rollback, SetWeight
+
+Make = Callable[..., World]
+
+
+@pytest.fixture
+async def make() -> AsyncIterator[Make]:
+    worlds: list[World] = []
+
+    def made(**options: Any) -> World:
+        worlds.append(World(**options))
+        return worlds[-1]
+
+    yield made
+    for world in worlds:
+        await world.end()
+
+
+async def test_a_start_is_saved_shown_and_acknowledged(make: Make) -> None:
+    world = make()
+    answer = await world.start()
+    assert (answer.applied_by, answer.workers, answer.saved) == (2, 2, True)
+    assert world.shown == (500, False)
+    assert world.split.salt == answer.rollout.salt != 0
+    assert world.store.kinds == ["start"]
+    assert world.store.saved["shop"].rollout["phase"] == "progressing"
+    assert world.judge.heard[-1] == "begin_rollout"
+
+
+async def test_a_bad_canary_is_rolled_back_in_the_tick_that_finds_it(make: Make) -> None:
+    world = make()
+    await world.start()
+    await world.ticks(3)
+    world.judge.says = verdict(Action.ROLLBACK, "canary 8/402 failed")
+    world.clock.advance(1)
+    world.controller.tick()
+    assert world.shown == (0, False)  # before anything was awaited
+    await world.settled()
+    assert world.phase is Phase.ROLLED_BACK
+    assert world.route.rollout.reason == "canary 8/402 failed"
+    _, decision = world.store.log[-1]
+    assert decision.kind == "rollback"
+    assert decision.data["verdict"]["metrics"][0]["evidence"] == 7.0
+    await world.ticks(2)
+    assert world.judge.heard[-1] == "observe"
+
+
+async def test_a_healthy_canary_is_promoted_and_becomes_stable(make: Make) -> None:
+    world = make()
+    await world.start()
+    world.judge.says = verdict(Action.PROMOTE, "healthy")
+    await world.ticks(61)
+    assert (world.shown, world.route.rollout.step) == ((5000, False), 1)
+    await world.ticks(61)
+    assert (world.shown, world.phase) == ((10_000, False), Phase.BAKING)
+    await world.ticks(61)
+    assert (world.shown, world.phase) == ((0, True), Phase.PROMOTED)
+    assert (world.route.rollout.stable, world.route.rollout.canary) == ("v2", "v1")
+    assert "full" in world.judge.heard
+    assert [kind for kind in world.store.kinds if kind != "verdict"] == ["start", "step", "bake", "promoted"]
+    answer = await world.do(Rollback("regret"))
+    assert world.shown == (0, False)
+    assert answer.rollout.stable == "v1"
+
+
+async def test_the_real_judge_finds_a_bad_canary_in_the_ledger(make: Make) -> None:
+    world = make(scripted=False)
+
+    def traffic(second: float) -> None:
+        world.requests(second, 0, good=95)
+        world.requests(second, 1, good=3, bad=2)
+
+    await world.ticks(10, traffic=lambda second: world.requests(second, 0, good=100))
+    await world.start()
+    await world.ticks(20, traffic=traffic)
+    assert world.phase is Phase.ROLLED_BACK
+    assert world.shown == (0, False)
+    assert "canary" in world.route.rollout.reason
+
+
+async def test_the_real_judge_lets_a_healthy_canary_through(make: Make) -> None:
+    world = make(scripted=False, settings=config(steps=[{"weight": "50%", "hold": "10s"}], bake="10s"))
+
+    def traffic(second: float) -> None:
+        weight_bp, swapped = world.shown
+        world.requests(second, 0, good=100 - weight_bp // 100)
+        world.requests(second, 1, good=weight_bp // 100)
+        assert not swapped or not weight_bp
+
+    await world.ticks(20, traffic=traffic)
+    await world.start()
+    await world.ticks(120, traffic=traffic)
+    assert world.phase is Phase.PROMOTED, world.route.verdict
+
+
+# --- The store fails or hangs ---
+
+
+async def test_a_rollback_is_applied_without_the_store_and_saved_later(make: Make) -> None:
+    world = make()
+    await world.start()
+    world.store.failing = True
+    answer = await world.do(Rollback("it smells"))
+    assert (answer.saved, answer.applied_by, world.shown) == (False, 2, (0, False))
+    assert world.controller.store_failing
+    await world.ticks(2)
+    assert world.store.saved["shop"].rollout["phase"] == "progressing"
+    world.store.failing = False
+    await world.ticks(1)
+    assert world.store.saved["shop"].rollout["phase"] == "rolled_back"
+    assert world.store.kinds == ["start", "rollback"]
+    assert not world.controller.store_failing
+
+
+async def test_a_rollback_does_not_wait_for_a_hanging_save(make: Make) -> None:
+    world = make()
+    await world.start()
+    world.store.open.clear()
+    asking = asyncio.create_task(world.do(Promote()))
+    await asyncio.sleep(0)  # the save of the promotion hangs now
+    world.route.handle(Rollback("stop"))
+    assert world.shown == (0, False)
+    answer = await asking
+    assert (answer.saved, world.phase) == (False, Phase.ROLLED_BACK)
+    world.store.open.set()
+    await world.settled()
+    assert world.shown == (0, False)  # the raise that hung was overtaken
+    assert world.store.saved["shop"].rollout["phase"] == "rolled_back"
+    assert world.store.kinds == ["start", "step", "rollback"]
+
+
+async def test_a_raise_is_not_shown_until_it_is_saved(make: Make) -> None:
+    world = make()
+    await world.start()
+    world.store.failing = True
+    answer = await world.do(Promote())
+    assert (answer.saved, answer.rollout.weight_bp, world.shown) == (False, 5000, (500, False))
+    await world.ticks(2)
+    assert world.shown == (500, False)
+    world.store.failing = False
+    await world.ticks(1)
+    assert world.shown == (5000, False)
+
+
+async def test_a_raise_is_not_shown_by_the_save_of_an_earlier_decision(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make()
+    await world.start()
+    save = world.store.save
+
+    def save_the_last_time(*state: Any) -> None:
+        save(*state)
+        world.store.failing = True
+
+    monkeypatch.setattr(world.store, "save", save_the_last_time)
+    world.store.open.clear()
+    world.route.handle(Pause("lunch"))
+    await asyncio.sleep(0)  # its save is on the way, and hangs
+    world.route.handle(SetWeight(9000))
+    world.store.open.set()
+    await world.settled()
+    assert world.store.saved["shop"].rollout["weight_bp"] == 500
+    assert world.shown == (500, False)
+
+
+async def test_a_failing_store_is_reported_once(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    world = make()
+    await world.start()
+    world.store.failing = True
+    await world.ticks(12)
+    world.store.failing = False
+    await world.ticks(6)
+    lines = [record.getMessage() for record in caplog.records]
+    assert len([line for line in lines if "not saved" in line]) == 1
+    assert len([line for line in lines if "saved again" in line]) == 1
+    assert world.route.saver.errors > 1
+
+
+# --- The controller dies ---
+
+
+async def test_a_restart_goes_on_where_it_was(make: Make) -> None:
+    world = make(scripted=False)
+    await world.ticks(10, traffic=lambda second: world.requests(second, 0, good=100))
+    await world.start()
+    await world.do(Promote())
+
+    def traffic(second: float) -> None:
+        world.requests(second, 0, good=50)
+        world.requests(second, 1, good=50)
+
+    await world.ticks(20, traffic=traffic)
+    before, split, evidence = world.route.rollout, world.split, world.store.saved["shop"].evidence
+    world.restart()
+    after = world.route.rollout
+    assert (after.step, after.weight_bp, after.salt) == (before.step, before.weight_bp, before.salt)
+    assert before.held - 5 <= after.held <= before.held
+    assert after.held > 10
+    assert world.split == split
+    assert json.loads(json.dumps(world.route.judge.state())) == evidence
+    await world.ticks(50, traffic=traffic)
+    assert world.phase is Phase.BAKING
+
+
+async def test_a_restart_does_not_undo_a_rollback_that_was_not_saved(make: Make) -> None:
+    world = make()
+    await world.start()
+    world.store.failing = True
+    await world.do(Rollback("now"))
+    world.restart()
+    assert (world.phase, world.shown) == (Phase.ROLLED_BACK, (0, False))
+    world.store.failing = False
+    await world.ticks(1)
+    assert world.store.saved["shop"].rollout["phase"] == "rolled_back"
+    assert world.store.kinds == ["start", "rollback"]
+
+
+async def test_a_restart_does_not_undo_the_rollback_of_a_promotion(make: Make) -> None:
+    world = make()
+    await world.start()
+    await world.do(Promote(full=True))
+    await world.do(Promote())
+    assert world.shown == (0, True)
+    world.store.failing = True
+    await world.do(Rollback("regret"))
+    world.restart()
+    assert (world.phase, world.shown, world.route.rollout.stable) == (Phase.ROLLED_BACK, (0, False), "v1")
+
+
+async def test_a_restart_keeps_a_promotion(make: Make) -> None:
+    world = make()
+    await world.start()
+    await world.do(Promote(full=True))
+    await world.do(Promote())
+    world.board.publish(1, 10_000, swapped=False, salt=world.split.salt)  # killed between the save and the board
+    world.restart()
+    assert (world.phase, world.shown) == (Phase.PROMOTED, (0, True))
+
+
+# --- People ---
+
+
+async def test_an_impossible_verb_changes_nothing(make: Make) -> None:
+    world = make()
+    with pytest.raises(IllegalTransitionError, match="possible now: start, rollback"):
+        await world.do(Resume())
+    with pytest.raises(NotFoundError, match="there is shop"):
+        await world.controller.submit("shoop", Pause())
+    assert world.store.kinds == []
+
+
+async def test_a_rollback_where_there_is_nothing_to_roll_back_is_no_error(make: Make) -> None:
+    world = make()
+    answer = await world.do(Rollback(""))
+    assert (answer.saved, answer.rollout.phase) == (True, Phase.IDLE)
+
+
+async def test_workers_that_do_not_obey_are_told_of(make: Make) -> None:
+    world = make()
+    await world.start()
+    world.obeying = False
+    await asyncio.sleep(0.003)
+    answer = await world.do(SetWeight(100))
+    assert (answer.applied_by, answer.workers) == (0, 2)
+    assert world.shown == (100, False)
+
+
+async def test_a_pause_never_disarms_the_rollback(make: Make) -> None:
+    world = make()
+    await world.start()
+    await world.do(Pause("lunch"))
+    await world.ticks(2)
+    world.judge.says = verdict(Action.ROLLBACK, "harm")
+    await world.ticks(1)
+    assert (world.phase, world.shown) == (Phase.ROLLED_BACK, (0, False))
+
+
+async def test_verdicts_are_put_on_record_when_they_change_not_each_second(make: Make) -> None:
+    world = make()
+    await world.start()
+    await world.ticks(20)
+    assert world.store.kinds == ["start"]
+    world.judge.says = verdict(Action.PROMOTE, "healthy")
+    await world.ticks(20)
+    assert world.store.kinds == ["start", "verdict"]
+
+
+async def test_a_rollout_starts_by_itself_once_its_canary_is_there(make: Make) -> None:
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    settings = config(auto_start=True)
+    pools = {**settings.pools, "v2": settings.pools["v2"].model_copy(update={"servers": (Server("127.0.0.1", port),)})}
+    absent = make(settings=settings)
+    present = make(settings=settings.model_copy(update={"pools": pools}))
+    for world in (absent, present):
+        world.controller.tick()
+        await asyncio.gather(*world.controller._probes.values())
+    assert (absent.phase, present.phase) == (Phase.IDLE, Phase.PROGRESSING)
+    await present.do(Rollback("no"))
+    present.restart()
+    present.controller.tick()
+    assert not present.controller._probes
+    server.close()
+    await server.wait_closed()
