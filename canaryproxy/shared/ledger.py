@@ -68,17 +68,18 @@ class Counters:
         words = self._words
         elapsed_us = int((now - started) * 1e6)
         words[self._block + count] += 1
-        words[self._latency_sum] += elapsed_us
         if count < _CLIENT_GONE:
+            words[self._latency_sum] += elapsed_us
             words[self._histogram + bucket_index(elapsed_us)] += 1
-        elif judged:
-            self._withdraw(started, elapsed_us)
-            return
-        if judged and elapsed_us <= _T_HANG_US:
+        if not judged or elapsed_us > _T_HANG_US:
+            return  # late: its cohort was due without it, and it has been counted as failed and slow
+        if count < _CLIENT_GONE:
             words[self._resolved] += 1
             if failed:
                 words[self._failed] += 1
             self._classify(int(started), elapsed_us)
+        else:
+            self._withdraw(int(started), elapsed_us)
 
     def add_bytes(self, received: int, sent: int) -> None:
         """Count body bytes from and to the client."""
@@ -98,13 +99,11 @@ class Counters:
             at += 1
         words[self._cohorts + position * _COHORT_WORDS + 1 + at - first] += 1
 
-    def _withdraw(self, started: float, elapsed_us: int) -> None:
+    def _withdraw(self, second: int, elapsed_us: int) -> None:
         """A client that left says nothing of the variant, unless every latency threshold had already passed."""
-        position = int(started) % _RING
-        if elapsed_us > _T_HANG_US:
-            return  # the cohort is due: it has been counted as slow, whoever gave up in the end
+        position = second % _RING
         if elapsed_us > self._words[self._thresholds + position * _THRESHOLDS + _THRESHOLDS - 1] > 0:
-            self._classify(int(started), elapsed_us)
+            self._classify(second, elapsed_us)
         else:
             self._words[self._cohorts + position * _COHORT_WORDS + COHORT_WITHDRAWN] += 1
 
