@@ -93,11 +93,12 @@ class Counters:
         self._words[self._block + Count.RETRIES] += 1
 
     def _classify(self, second: int, elapsed_us: int) -> None:
-        words, position = self._words, second % _RING
-        at = first = self._thresholds + position * _THRESHOLDS
-        while at < first + _THRESHOLDS and elapsed_us > words[at]:
-            at += 1
-        words[self._cohorts + position * _COHORT_WORDS + 1 + at - first] += 1
+        words, position, cls = self._words, second % _RING, 1
+        threshold = self._thresholds + position * _THRESHOLDS
+        while cls <= _THRESHOLDS and elapsed_us > words[threshold]:
+            cls += 1
+            threshold += 1
+        words[self._cohorts + position * _COHORT_WORDS + cls] += 1
 
     def _withdraw(self, second: int, elapsed_us: int) -> None:
         """A client that left says nothing of the variant, unless every latency threshold had already passed."""

@@ -1,0 +1,330 @@
+"""One request and its response: routed, sent, relayed, and accounted for at one exit.
+
+Made by `proxy.downstream` for each request head. Its phases: start (route, user, variant) -> try (server, connection) -> send ->
+response head -> response body -> `_finish`, the only exit, which counts exactly one outcome. A client's fault never counts
+against a variant; a retry stays on the same variant. The rules' numbers (C5, R3 ...) are those of docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from secrets import token_hex
+from time import monotonic
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from canaryproxy.http1 import forward
+from canaryproxy.http1.chunked import last_chunk
+from canaryproxy.http1.framing import Body, RequestFraming
+from canaryproxy.http1.head import MessageError, RequestLine
+from canaryproxy.http1.response import ResponseHead
+from canaryproxy.proxy.route import VARIANT_NAMES
+from canaryproxy.routing.identity import Cookieless
+from canaryproxy.routing.split import BUCKETS, SWAPPED, WEIGHT_MASK, choose_variant
+from canaryproxy.shared.layout import Count
+
+if TYPE_CHECKING:
+    from canaryproxy.proxy.downstream import Downstream
+    from canaryproxy.proxy.pool import Pool, Server
+    from canaryproxy.proxy.recall import Block
+    from canaryproxy.proxy.upstream import Upstream
+    from canaryproxy.proxy.worker import Worker
+    from canaryproxy.shared.ledger import Counters
+
+Trailers: TypeAlias = Sequence[tuple[bytes, bytes]]
+
+_IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
+#: A request body up to this size is kept, so that the request can be sent again (C5).
+_REPLAY_LIMIT = 65536
+#: By the status's first digit; what is no status of HTTP (6xx-9xx) is the upstream's failure.
+_STATUS_COUNTS = tuple(int(c) for c in (0, 0, Count.C2XX, Count.C3XX, Count.C4XX, *[Count.C5XX] * 5))
+_NONE, _, _CHUNKED, _ = Body  # an enum's attributes are slow to look up
+#: Up to this size, copying a body behind its head costs less than a second buffer in the system call.
+_JOINED: Final = 4096
+_CONNECT_REASON = {
+    Count.CONNECT_FAILED: (502, "upstream_connect"),
+    Count.CONNECT_TIMEOUT: (504, "upstream_connect_timeout"),
+    Count.ABANDONED: (503, "no_connection_left"),  # our own want; withdrawn from what the variants are judged by
+}
+
+
+class Exchange:
+    """A request in hand. `upstream` is set while a connection serves it."""
+
+    __slots__ = (
+        # request
+        "block",
+        "downstream",
+        "framing",
+        "line",
+        "request_done",
+        "started",
+        "worker",
+        # assignment
+        "_counters",
+        "_judged",
+        "_pool",
+        "_set_cookie",
+        "_variant",
+        # try
+        "_fresh",
+        "_replay",
+        "_server",
+        "_tries",
+        "_waiting",
+        "upstream",
+        # response
+        "_bytes_in",
+        "_bytes_out",
+        "_chunk",
+        "_keep_alive",
+        "ended",
+        "status",
+    )
+
+    def __init__(self, worker: Worker, downstream: Downstream, line: RequestLine, block: Block, framing: RequestFraming) -> None:
+        self.worker = worker
+        self.downstream = downstream
+        self.line = line
+        self.block = block
+        self.framing = framing
+        self.request_done = framing.body is _NONE
+        self.started = monotonic()
+        self.upstream: Upstream | None = None
+        self.ended = False
+        self.status = 0
+        self._set_cookie = b""
+        #: What of the body was given to the upstream, to be sent again; None: too much to keep.
+        self._replay: bytes | bytearray = b""
+        self._waiting: tuple[bytes, ...] = ()
+        self._tries = self._bytes_in = self._bytes_out = 0
+
+    # Start: who is it, and which variant.
+
+    def start(self) -> None:
+        """Choose route, variant and server, and send the request or begin to connect."""
+        worker, downstream = self.worker, self.downstream
+        route = worker.router.match(self.framing.host, self.line.target)
+        if route is None:
+            self.ended = True
+            downstream.refuse(MessageError(404, "no_route"))
+            return
+        word, salt = worker.words[route.row], worker.words[route.row + 1]
+        weight = word & WEIGHT_MASK
+        key = self.block.user(route.identity)
+        if key is None and weight:
+            if route.identity.cookieless is Cookieless.IP:
+                key = downstream.peer
+            else:
+                issued = token_hex(16).encode()
+                self._set_cookie = route.identity.set_cookie(issued)
+                key = issued if route.identity.cookieless is Cookieless.ISSUE else None
+        self._variant = variant = choose_variant(word, salt, key)
+        self._judged = key is not None or weight in (0, BUCKETS)
+        self._pool: Pool = route.pools[variant ^ 1 if word & SWAPPED else variant]
+        self._counters: Counters = route.counters[variant]
+        self._counters.begin(self.started, judged=self._judged)
+        self._try(self._pool.choose())
+
+    # Try: a server and a connection.
+
+    def _try(self, server: Server, *, fresh: bool = False) -> None:
+        self._server = server
+        server.active += 1
+        self._tries += 1
+        connection = None if fresh else server.take_idle()
+        while connection is not None and connection.transport.is_closing():
+            connection = server.take_idle()
+        if connection is None:
+            self.worker.connect(self, server)
+        else:
+            self._send(connection)
+
+    def connected(self, connection: Upstream) -> None:
+        """A new connection is there. If the exchange has ended meanwhile, it serves another one."""
+        if self.ended:
+            connection.used = True  # like any idle one, it may have gone stale when its turn comes
+            self._server_keep(connection)
+        else:
+            self._send(connection)
+
+    def connect_failed(self, count: Count) -> None:
+        """No connection to this server: nothing was sent, so another server of the same variant may try once."""
+        if self.ended:
+            return
+        failed = self._server
+        other = self._pool.choose(excluded=failed)
+        if other is not failed and self._tries < 2:
+            failed.active -= 1
+            self._counters.add_retry()
+            self._try(other)
+        else:
+            self._fail(*_CONNECT_REASON[count], count)
+
+    def _send(self, connection: Upstream) -> None:
+        self.upstream = connection
+        self._fresh = not connection.used
+        connection.begin(self)
+        downstream = self.downstream
+        head = downstream.forward_head(self, VARIANT_NAMES[self._variant], self._server.authority)
+        if self.request_done and not self._waiting:
+            self.worker.send(connection.transport, (head,))
+        else:
+            downstream.resume_request()  # before the write, which may pause it again
+            connection.transport.writelines([head, *self._waiting])
+            self._waiting = ()
+            if self.framing.expect_continue and not self.request_done and not self._bytes_in:
+                downstream.send_continue()
+        downstream.await_response()
+
+    # The request's body, from the downstream.
+
+    def request_data(self, pieces: list[bytes], received: int, *, done: bool) -> None:
+        """Send body bytes on, already framed for the upstream; `received` of them are the body's own."""
+        self._bytes_in += received
+        self.request_done = done
+        if self._bytes_in > _REPLAY_LIMIT:
+            self._replay = b""
+        elif self.line.method in _IDEMPOTENT:
+            self._replay = self._replay or bytearray()
+            self._replay += b"".join(pieces)
+        if self.upstream is None:
+            self._waiting += tuple(pieces)
+            if not done:
+                self.downstream.pause_request()
+        elif pieces and not self.upstream.transport.is_closing():
+            self.upstream.transport.writelines(pieces)
+
+    # The response, from the upstream.
+
+    def interim_response(self, head: ResponseHead) -> None:
+        """Pass on a 1xx; a 100 is ours to send, and HTTP/1.0 knows none (RFC 9110 section 15.2)."""
+        if head.status != 100 and self.line.minor == 1:
+            self.downstream.write(head.forward + b"\r\n")
+
+    def response_head(self, head: ResponseHead) -> bytes:
+        """The head for the client, to be written together with the first body bytes."""
+        self.status = head.status
+        minor = self.line.minor
+        streamed = head.body >= _CHUNKED
+        self._chunk = chunk = streamed and minor == 1
+        self._keep_alive = keep_alive = (
+            self.framing.keep_alive and self.request_done and chunk == streamed and self.downstream.may_keep_alive()
+        )
+        return forward.response_head(
+            head, client_minor=minor, keep_alive=keep_alive, extra=self._set_cookie, date=self.worker.date, chunk_body=chunk
+        )
+
+    def _write(self, head: bytes, pieces: Sequence[bytes], end: bytes = b"") -> None:
+        """Write a part of the response in one go: the head before its first bytes, `end` after its last."""
+        if len(pieces) == 1 and len(pieces[0]) <= _JOINED and not self._chunk:  # nearly always, of small answers
+            self._bytes_out += len(pieces[0])
+            self.downstream.write_response((head + pieces[0],))
+            return
+        size = sum(map(len, pieces))
+        self._bytes_out += size
+        if self._chunk and size:
+            head, end = head + b"%x\r\n" % size, b"\r\n" + end
+        if size <= _JOINED:
+            self.downstream.write_response((b"".join((head, *pieces, end)),))
+        else:
+            self.downstream.write_response((head, *pieces, end))
+
+    def response_data(self, head: bytes, pieces: Sequence[bytes]) -> None:
+        """Pass on body bytes, with the head before the first of them."""
+        self._write(head, pieces)
+
+    def response_view(self, view: memoryview) -> None:
+        """Pass on body bytes of known length that lie in the worker's read buffer."""
+        self._bytes_out += len(view)
+        self.downstream.write_view(view)
+
+    def response_end(self, connection: Upstream, head: bytes, pieces: Sequence[bytes], trailers: Trailers = ()) -> None:
+        """The response is complete: pass on its last bytes, keep or close both connections, count it."""
+        self.upstream = None
+        self._write(head, pieces, last_chunk(trailers) if self._chunk else b"")
+        if self.request_done and connection.may_be_kept():
+            self._server_keep(connection)
+        else:
+            connection.close()
+        status = self.status
+        self._finish(_STATUS_COUNTS[status // 100], failed=status >= 500)
+        self.downstream.exchange_done(keep_alive=self._keep_alive)
+
+    def _server_keep(self, connection: Upstream) -> None:
+        connection.idle_since = self.worker.now
+        surplus = connection.server.keep(connection)
+        if surplus is not None:
+            surplus.close()
+
+    # What goes wrong upstream: the upstream's fault.
+
+    def upstream_lost(self, connection: Upstream, *, answered: bool) -> None:
+        """The connection ended early. A reused one may have been stale: where that is safe the request goes out again (C5)."""
+        connection.close()
+        self.upstream = None
+        if self.status:
+            self.response_broken()
+        elif answered or self._fresh or self._bytes_in > _REPLAY_LIMIT or self.line.method not in _IDEMPOTENT:
+            self._fail(502, "upstream_reset", Count.RESPONSE_INVALID)
+        else:
+            self._server.active -= 1
+            self._tries -= 1
+            self._counters.add_retry()
+            self._waiting = (bytes(self._replay),) if self._replay else ()
+            self._try(connection.server, fresh=True)
+
+    def response_invalid(self, reason: str) -> None:
+        """The upstream's answer is not HTTP that can be passed on: 502, and never that connection again."""
+        self._fail(502, reason, Count.RESPONSE_INVALID)
+
+    def response_broken(self) -> None:
+        """The response cannot be completed: cut the client's connection, so that it is never taken for whole (R3)."""
+        self._drop_upstream()
+        self._finish(Count.TRUNCATED, failed=True)
+        self.downstream.cut()
+
+    def response_overdue(self) -> None:
+        """The upstream has kept silent for longer than is allowed."""
+        if self.status:
+            self.response_broken()
+        elif self.upstream is not None:
+            self._fail(504, "upstream_timeout", Count.RESPONSE_TIMEOUT)
+
+    def _fail(self, status: int, reason: str, count: Count) -> None:
+        self._drop_upstream()
+        self._finish(count, failed=True)
+        self.downstream.refuse(MessageError(status, reason), keep_alive=self.request_done and self.framing.keep_alive)
+
+    # What goes wrong downstream: the client's doing.
+
+    def client_gone(self) -> None:
+        """The client has left; the request is called off."""
+        self._drop_upstream()
+        failed = self.status >= 500
+        self._finish(Count.C5XX if failed else Count.CLIENT_GONE, failed=failed)
+
+    def client_error(self, error: MessageError) -> None:
+        """The request's body is malformed or does not come."""
+        self._drop_upstream()
+        self._finish(Count.CLIENT_ERROR, failed=False)
+        if self.status:
+            self.downstream.cut()
+        else:
+            self.downstream.refuse(error)
+
+    def abandon(self) -> None:
+        """The proxy itself gives the exchange up (the end of a drain)."""
+        self._drop_upstream()
+        self._finish(Count.ABANDONED, failed=False)
+
+    def _drop_upstream(self) -> None:
+        if self.upstream is not None:
+            self.upstream.close()
+            self.upstream = None
+
+    def _finish(self, count: int, *, failed: bool) -> None:
+        """The one exit: exactly one outcome for each exchange that began."""
+        self.ended = True
+        self._server.active -= 1
+        self._counters.finish(count, self.started, monotonic(), judged=self._judged, failed=failed)
+        self._counters.add_bytes(self._bytes_in, self._bytes_out)

@@ -1,0 +1,53 @@
+"""A route as a worker needs it: its place on the board, its two pools and its counters. Made once, from the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from canaryproxy.config.schema import Config
+from canaryproxy.proxy.pool import Pool
+from canaryproxy.routing.identity import Cookieless, Identity
+from canaryproxy.routing.match import Router
+from canaryproxy.shared.layout import CANARY, STABLE, Segment
+from canaryproxy.shared.ledger import Counters
+
+VARIANT_NAMES = (b"stable", b"canary")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Route:
+    """One route in one worker. `row` is the index of its split word; `pools` are in the file's order (stable, canary)."""
+
+    name: str
+    slot: int
+    row: int
+    pools: tuple[Pool, Pool]
+    counters: tuple[Counters, Counters]
+    identity: Identity
+
+
+def build_routes(
+    config: Config, segment: Segment, worker: int, slots: Mapping[str, int]
+) -> tuple[Router[Route], list[Route], list[Pool]]:
+    """The router, the routes and the pools of a worker. A pool is shared by the routes that name it."""
+    pools = {name: Pool(name, pool, config.limits.idle_per_server) for name, pool in config.pools.items()}
+    routes, entries = [], []
+    for name, route in config.routes.items():
+        slot, affinity = slots[name], route.affinity
+        built = Route(
+            name=name,
+            slot=slot,
+            row=segment.layout.board_row(slot),
+            pools=(pools[route.stable], pools[route.canary or route.stable]),
+            counters=(Counters(segment, worker, slot, STABLE), Counters(segment, worker, slot, CANARY)),
+            identity=Identity(
+                header=affinity.header.lower().encode() if affinity.header else None,
+                cookie=affinity.cookie.encode(),
+                max_age=int(affinity.max_age),
+                cookieless=Cookieless[affinity.cookieless.upper()],
+            ),
+        )
+        routes.append(built)
+        entries += [(host.encode(), path.encode(), built) for host in route.match.hosts or ("",) for path in route.match.paths]
+    return Router(entries), routes, list(pools.values())

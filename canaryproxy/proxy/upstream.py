@@ -1,0 +1,230 @@
+"""The connection to one upstream: reads responses, tells the exchange what came.
+
+Called by the event loop and by `proxy.exchange`. Between exchanges it lies in its server's stack, where any byte or an end closes
+it (http.md C4). A body of known length is passed on without being looked at; what follows a response's end is never a response.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, cast
+
+from canaryproxy.http1.chunked import ChunkedReader
+from canaryproxy.http1.framing import Body
+from canaryproxy.http1.head import MessageError
+from canaryproxy.http1.response import ResponseHead, find_response_head
+
+if TYPE_CHECKING:
+    from canaryproxy.proxy.exchange import Exchange, Trailers
+    from canaryproxy.proxy.pool import Server
+    from canaryproxy.proxy.worker import Worker
+
+_NONE, _LENGTH, _CHUNKED, _UNTIL_CLOSE = Body  # an enum's attributes are slow to look up
+
+#: From this size on, body bytes go on without a copy.
+_LARGE = 16 * 1024
+#: Interim responses that one response may be preceded by (http.md section 12).
+MAX_INTERIM = 8
+
+
+class Upstream(asyncio.BufferedProtocol):
+    """One upstream connection."""
+
+    __slots__ = (
+        # process
+        "_worker",
+        # connection
+        "idle_since",
+        "server",
+        "transport",
+        "used",
+        # exchange
+        "_body",
+        "_chunked",
+        "_interim",
+        "_pending",
+        "_remaining",
+        "exchange",
+        "head_seen",
+        "reusable",
+    )
+
+    def __init__(self, worker: Worker, server: Server) -> None:
+        self._worker = worker
+        self.server = server
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
+        self.used = False
+        self.idle_since = 0.0
+        self.exchange: Exchange | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pending = b""
+        self._body = _NONE
+        self._remaining = 0
+        self._chunked: ChunkedReader | None = None
+        self._interim = 0
+        self.head_seen = False
+        self.reusable = False
+
+    # Called by the event loop.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self.transport.set_write_buffer_limits(0)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._worker.read_view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        exchange = self.exchange
+        if exchange is None:
+            self.close()  # nobody asked: a late or stray response must never answer the next request
+            return
+        view = self._worker.read_view
+        if not self.head_seen:
+            self._read_head(exchange, bytes(view[:nbytes]))
+        elif self._body is _LENGTH and _LARGE <= nbytes < self._remaining:
+            self._remaining -= nbytes
+            exchange.response_view(view[:nbytes])
+        else:
+            self._read_body(exchange, bytes(view[:nbytes]), b"")
+
+    def eof_received(self) -> bool:
+        self._ended(in_order=True)  # now: the loss would be told only when all that is unsent has gone out
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None:
+            self._read_rest()
+        self._ended(in_order=exc is None)
+
+    def _ended(self, *, in_order: bool) -> None:
+        exchange, self.exchange = self.exchange, None
+        if exchange is None:
+            if self in self.server.idle:
+                self.server.idle.remove(self)
+        elif in_order and self.head_seen and self._body is _UNTIL_CLOSE:
+            exchange.response_end(self, b"", ())
+        else:
+            exchange.upstream_lost(self, answered=self.head_seen or bool(self._pending) or self._interim > 0)
+
+    def _read_rest(self) -> None:
+        """Read what lies behind a failed write: an upload may be refused by an answer and a reset (C7)."""
+        with suppress(OSError), socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno())) as rest:
+            while self.exchange is not None and (size := rest.recv_into(self._worker.read_view)):
+                self.buffer_updated(size)
+
+    def pause_writing(self) -> None:
+        if self.exchange is not None:
+            self.exchange.downstream.pause_request()
+
+    def resume_writing(self) -> None:
+        if self.exchange is not None:
+            self.exchange.downstream.resume_request()
+
+    # Called by the exchange.
+
+    def may_be_kept(self) -> bool:
+        """Whether what comes next on this connection will be the answer to its next request."""
+        return self.reusable and self.transport.is_reading() and not self.transport.get_write_buffer_size()
+
+    def begin(self, exchange: Exchange) -> None:
+        """Serve this exchange from now on."""
+        self.exchange = exchange
+        if self.used:
+            self._pending, self._interim, self.head_seen, self._chunked = b"", 0, False, None
+        self.used = True
+
+    def close(self) -> None:
+        """Close at once; the exchange, if any, is told nothing."""
+        self.exchange = None
+        if self in self.server.idle:
+            self.server.idle.remove(self)
+        self.transport.abort()
+
+    # Reading a response.
+
+    def _read_head(self, exchange: Exchange, data: bytes) -> None:
+        seen, recall = len(self._pending), self._worker.recall
+        if seen:
+            data = self._pending + data
+        while True:
+            end = find_response_head(data, recall.rules, seen)
+            if end is None:
+                self._pending = data
+                return
+            if isinstance(end, MessageError):
+                exchange.response_invalid(end.reason)
+                return
+            head = recall.response(data[: end - 2], exchange.line.method)
+            if isinstance(head, MessageError):
+                exchange.response_invalid(head.reason)
+                return
+            data, seen = data[end:], 0
+            if head.status >= 200:
+                break
+            self._interim += 1
+            if head.status == 101 or self._interim > MAX_INTERIM:
+                exchange.response_invalid("upstream_bad_upgrade" if head.status == 101 else "upstream_too_many_interim")
+                return
+            exchange.interim_response(head)
+        self._pending = b""
+        self._begin_body(exchange, head, data)
+
+    def _begin_body(self, exchange: Exchange, head: ResponseHead, data: bytes) -> None:
+        self.head_seen = True
+        self._body = body = head.body
+        self.reusable = head.reusable
+        self._remaining = head.length
+        if body is _CHUNKED:
+            self._chunked = ChunkedReader(upstream=True)
+        out = exchange.response_head(head)
+        if body is _NONE:
+            if data:
+                self.reusable = False
+            self._finish(exchange, out, ())
+        elif data:
+            self._read_body(exchange, data, out)
+        else:
+            exchange.response_data(out, ())
+
+    def _read_body(self, exchange: Exchange, data: bytes, head: bytes) -> None:
+        if self._body is _LENGTH:
+            size, remaining = len(data), self._remaining
+            if size < remaining:
+                self._remaining = remaining - size
+                exchange.response_data(head, (data,))
+                return
+            if size > remaining:
+                data = data[:remaining]
+                self.reusable = False
+            self._finish(exchange, head, (data,))
+        elif self._chunked is not None:
+            self._read_chunked(exchange, self._chunked, data, head)
+        else:
+            exchange.response_data(head, (data,))
+
+    def _read_chunked(self, exchange: Exchange, reader: ChunkedReader, data: bytes, head: bytes) -> None:
+        pieces = reader.feed(data)
+        if isinstance(pieces, MessageError):
+            if head:  # nothing of it has been sent
+                exchange.response_invalid(pieces.reason)
+            else:
+                exchange.response_broken()
+        elif reader.done:
+            if reader.rest:
+                self.reusable = False
+            self._finish(exchange, head, pieces, reader.trailers)
+        elif pieces or head:
+            exchange.response_data(head, pieces)
+
+    def _finish(self, exchange: Exchange, head: bytes, pieces: Sequence[bytes], trailers: Trailers = ()) -> None:
+        """The response is complete: part from the exchange first, so that its end may begin another one here."""
+        self.exchange = None
+        exchange.response_end(self, head, pieces, trailers)

@@ -1,0 +1,86 @@
+"""The memory for heads: what comes from it is what a parse would give, and it does not grow."""
+
+from __future__ import annotations
+
+import pytest
+
+from canaryproxy.http1.framing import frame_request
+from canaryproxy.http1.head import HeadRules, MessageError, RequestLine, parse_request_block, parse_request_line
+from canaryproxy.http1.response import ResponseHead, parse_response_head
+from canaryproxy.proxy import recall as module
+from canaryproxy.proxy.recall import Block, Recall
+from canaryproxy.routing.identity import Cookieless, Identity
+
+RULES = HeadRules()
+LINES = [b"GET / HTTP/1.1", b"HEAD /x HTTP/1.0", b"GET http://a/ HTTP/1.1", b"POST / HTTP/1.1", b"GET /", b"TRACE / HTTP/1.1"]
+BLOCKS = [
+    b"Host: a\r\n",
+    b"",
+    b"Host: a\r\nContent-Length: 3\r\n",
+    b"Host: a\r\nTransfer-Encoding: chunked\r\n",
+    b"Host: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n",
+    b"Host: a\r\nExpect: y\r\n",
+    b"Host : a\r\n",
+]
+
+
+@pytest.fixture
+def recall() -> Recall:
+    return Recall(RULES, None)
+
+
+@pytest.mark.parametrize("raw_line", LINES)
+@pytest.mark.parametrize("raw_block", BLOCKS)
+def test_what_is_recalled_is_what_is_parsed(recall: Recall, raw_line: bytes, raw_block: bytes) -> None:
+    for _ in range(2):
+        line, block = recall.line(raw_line), recall.block(raw_block)
+        assert line == parse_request_line(raw_line, RULES)
+        fields = parse_request_block(raw_block, RULES)
+        if isinstance(block, MessageError) or isinstance(fields, MessageError):
+            assert block == fields
+        elif isinstance(line, RequestLine):
+            assert block.raw == fields.raw == raw_block
+            assert block.fields.forward == fields.forward
+            assert recall.framing(line, block) == frame_request(line, fields, RULES)
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+def test_the_same_response_head_means_another_thing_to_head(recall: Recall, method: bytes) -> None:
+    raw = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n"
+    for asked in (b"GET", b"HEAD", method):
+        found, parsed = recall.response(raw, asked), parse_response_head(raw, asked, RULES)
+        assert isinstance(found, ResponseHead)
+        assert isinstance(parsed, ResponseHead)
+        assert (found.body, found.length, found.forward) == (parsed.body, parsed.length, parsed.forward)
+
+
+def test_errors_are_not_kept(recall: Recall) -> None:
+    assert recall.line(b"bad") == recall.line(b"bad") == MessageError(400, "bad_request_line")
+    assert isinstance(recall.response(b"bad\r\n", b"GET"), MessageError)
+    assert not recall._lines
+    assert not recall._responses
+
+
+def test_a_loop_is_found_every_time() -> None:
+    recall = Recall(RULES, b"edge")
+    for _ in range(2):
+        assert recall.block(b"Host: a\r\nVia: 1.1 edge\r\n") == MessageError(508, "loop")
+
+
+def test_a_user_is_found_by_the_rule_that_asks(recall: Recall) -> None:
+    block = recall.block(b"Host: a\r\nX-User: anna\r\nCookie: uid=ben\r\n")
+    assert isinstance(block, Block)
+    by_header = Identity(b"x-user", b"uid", 60, Cookieless.STABLE)
+    by_cookie = Identity(None, b"uid", 60, Cookieless.STABLE)
+    assert [block.user(rule) for rule in (by_header, by_cookie, by_cookie, by_header)] == [b"anna", b"ben", b"ben", b"anna"]
+
+
+def test_the_memory_is_bounded(recall: Recall, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST", 10)
+    for n in range(100):
+        recall.line(b"GET /%d HTTP/1.1" % n)
+        recall.block(b"Host: a\r\nX: %d\r\n" % n)
+        assert len(recall._lines) <= 10
+        assert len(recall._blocks) <= 10
+    recall.line(b"GET /%b HTTP/1.1" % bytes(b"x" * 3000))
+    assert all(len(raw) < 100 for raw in recall._lines)
