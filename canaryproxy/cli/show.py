@@ -1,0 +1,112 @@
+"""What is going on: `status` (a table, once or each second) and `decisions` (what was decided, when and why)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from canaryproxy.cli.client import UnreachableError
+from canaryproxy.cli.options import RouteArgument, Session, operating
+from canaryproxy.cli.text import Answer, cell, findings, moment, step
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+#: Seconds between two refreshes: the proxy judges once a second.
+REFRESH = 1.0
+
+#: Columns for output that no person looks at directly: a sentence stays on its line.
+_UNBROKEN = 1000
+
+#: Figures of a variant in the table: title, name in the admin API, how it is written.
+_FIGURES = (
+    ("req/s", "requests_per_second", "{:,.1f}"),
+    ("errors", "error_percent", "{:.2f}%"),
+    ("p95", "p95_ms", "{:,.0f} ms"),
+)
+
+
+@operating
+def status(
+    session: Session,
+    route: RouteArgument = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh each second until Ctrl-C.")] = False,
+) -> None:
+    """Show each route: its step, both variants side by side, and what the analysis says."""
+
+    def look() -> Answer:
+        return session.admin.get("/api/v1/routes" if route is None else session.admin.route(route))
+
+    if not watch:
+        _show(session, look())
+        return
+    try:
+        _watch(session, look)
+    except KeyboardInterrupt:
+        return
+
+
+@operating
+def decisions(
+    session: Session,
+    route: RouteArgument = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, the newest first.")] = 20,
+) -> None:
+    """List what was decided, and on which numbers."""
+    answer = session.admin.get(f"{session.admin.route(route, 'decisions')}?limit={limit}")
+    lines = [f"{moment(made['at'])}  {made['kind']:<8}  {made['sentence']}" for made in answer["decisions"]]
+    session.show(answer, "\n".join(lines) or "nothing has been decided yet")
+
+
+def _show(session: Session, answer: Answer) -> None:
+    if session.as_json:
+        typer.echo(json.dumps(answer, indent=2))
+        return
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = _UNBROKEN
+    console.print(_table(answer))
+
+
+def _watch(session: Session, look: Callable[[], Answer]) -> None:
+    """Show the routes again and again; a proxy that restarts is waited for, a program gets a line of JSON each time."""
+    from rich.live import Live
+
+    with Live(auto_refresh=False) as live:
+        while True:
+            try:
+                if session.as_json:
+                    typer.echo(json.dumps(look()))
+                else:
+                    live.update(_table(look()), refresh=True)
+            except UnreachableError as error:
+                live.update(f"canaryproxy: {error}", refresh=True)
+            time.sleep(REFRESH)
+
+
+def _table(answer: Answer) -> RenderableType:
+    """Two lines for each route, stable and canary, and below the table what there is to say of each."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("route", "phase", "step", "variant", "pool", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in ("weight", *(title for title, _, _ in _FIGURES)):
+        table.add_column(title, justify="right")
+    routes = answer.get("routes", [answer])
+    for route in routes:
+        weight = route["weight_percent"]
+        name: tuple[str, ...] = (route["route"], route["phase"], step(route))
+        for variant, share in (("stable", 100 - weight), ("canary", weight)):
+            if figures := route[variant]:
+                cells = (cell(figures, key, form) for _, key, form in _FIGURES)
+                table.add_row(*map(Text, (*name, variant, figures["pool"], f"{share:g}%", *cells)))
+                name = ("", "", "")
+    lines = [Text(f"{route['route']}: {line}") for route in routes for line in findings(route)]
+    return Group(table, *([Text(), *lines] if lines else []))

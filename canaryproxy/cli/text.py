@@ -1,0 +1,58 @@
+"""Sentences and cells that people read, made from the admin API's answers. Pure; called by `operate` and `show`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+#: A route, a decision, one variant of a route: objects of the admin API.
+Answer = dict[str, Any]
+
+
+def result(done: str, answer: Answer) -> str:
+    """What a verb led to: `rolled back: 0% on v2, applied by 4 of 4 workers`."""
+    return f"{done}: {_place(answer)}, applied by {answer['applied_by']} of {answer['workers']} workers"
+
+
+def _place(answer: Answer) -> str:
+    if answer["phase"] == "promoted":
+        return f"100% on {answer['stable']['pool']}, which is stable now"
+    if answer["canary"] is None:
+        return f"100% on {answer['stable']['pool']}"
+    share = f"{answer['weight_percent']:g}% on {answer['canary']['pool']}"
+    match answer["phase"]:
+        case "progressing" | "paused":
+            return f"{share} (step {step(answer)})"
+        case "baking":
+            return f"{share} (bake)"
+    return share
+
+
+def step(answer: Answer) -> str:
+    """`2 of 4`, or a dash when no step is in progress."""
+    return f"{answer['step']} of {answer['steps']}" if answer["phase"] in ("progressing", "paused") else "-"
+
+
+def findings(answer: Answer) -> list[str]:
+    """Why a route is where it is, how far it has got there, and what the analysis says: a line for each."""
+    phase, lines = answer["phase"], []
+    if answer["reason"] and phase in ("paused", "rolled_back", "promoted"):
+        lines.append(f"{phase.replace('_', ' ')}: {answer['reason']}")
+    if phase in ("progressing", "baking"):
+        lines.append(f"held for {answer['held']:.0f} of {answer['hold']:.0f} s")
+    if answer["verdict"] and phase in ("progressing", "paused", "baking"):
+        lines.append(f"{answer['verdict']}: {answer['sentence']}")
+    if not answer["saved"]:
+        lines.append("not saved: the state cannot be written; see the proxy's log")
+    return lines
+
+
+def cell(variant: Answer, name: str, form: str) -> str:
+    """One figure of a variant, or a dash while it is not known."""
+    value = variant.get(name)
+    return "-" if value is None else form.format(value)
+
+
+def moment(wall: float) -> str:
+    """Local time of a wall clock reading, to the second."""
+    return datetime.fromtimestamp(wall, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,97 @@
+"""`status` and `decisions`: what people see, what programs get."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from played_admin import Command, Played, route
+
+pytest_plugins = ["played_admin"]
+
+
+@pytest.fixture
+def one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watch that the user ends after two refreshes."""
+    looks = iter([None])
+
+    def pause(seconds: float) -> None:
+        assert seconds == 1
+        if next(looks, "done") == "done":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("canaryproxy.cli.show.time.sleep", pause)
+
+
+def test_both_variants_stand_side_by_side(operator: Command, api: Played) -> None:
+    api.answers["GET /api/v1/routes"] = (200, {"routes": [route(), route("web", phase="idle", canary=None, weight_percent=0.0)]})
+    lines = [" ".join(line.split()) for line in operator("status").out.splitlines()]
+    assert lines[:5] == [
+        "route phase step variant pool weight req/s errors p95",
+        "shop progressing 2 of 4 stable v1 95% 951.2 0.10% 41 ms",
+        "canary v2 5% 50.1 2.00% 1,043 ms",
+        "web idle - stable v1 100% 951.2 0.10% 41 ms",
+        "",
+    ]
+    assert lines[5:] == [
+        "shop: held for 81 of 600 s",
+        "shop: inconclusive: canary 8/402 failed (2.0 %), stable 41/39800 (0.10 %), evidence 85 to 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ({"phase": "idle", "verdict": None}, []),
+        ({"phase": "promoted", "reason": "health proven", "verdict": "pass"}, ["shop: promoted: health proven"]),
+        ({"phase": "rolled_back", "reason": "too slow"}, ["shop: rolled back: too slow"]),
+        ({"phase": "paused", "reason": "lunch", "sentence": "s"}, ["shop: paused: lunch", "shop: inconclusive: s"]),
+        ({"phase": "baking", "verdict": None}, ["shop: held for 81 of 600 s"]),
+        ({"phase": "idle", "saved": False}, ["shop: not saved: the state cannot be written; see the proxy's log"]),
+    ],
+)
+def test_what_there_is_to_say(operator: Command, api: Played, answer: dict[str, object], said: list[str]) -> None:
+    api.answers["GET /api/v1/routes/shop"] = (200, route() | answer)
+    assert [line for line in operator("status", "shop").out.splitlines() if line.startswith("shop:")] == said
+
+
+def test_figures_that_are_not_known_yet(operator: Command, api: Played) -> None:
+    api.answers["GET /api/v1/routes/shop"] = (200, route(canary={"pool": "[v2]", "p95_ms": None}))
+    assert operator("status", "shop").out.splitlines()[2].split() == ["canary", "[v2]", "5%", "-", "-", "-"]
+
+
+def test_programs_get_what_the_api_says(operator: Command, api: Played) -> None:
+    api.answers["GET /api/v1/routes"] = (200, {"routes": [route()]})
+    assert json.loads(operator("status", "--json").out) == {"routes": [route()]}
+
+
+@pytest.mark.usefixtures("one_look")
+def test_a_watch_goes_on_until_it_is_interrupted(operator: Command, api: Played) -> None:
+    api.answers["GET /api/v1/routes"] = (200, {"routes": [route()]})
+    ran = operator("status", "--watch")
+    assert (ran.code, len(api.asked)) == (0, 2)
+    assert "canary 8/402 failed" in ran.out
+
+
+@pytest.mark.usefixtures("one_look")
+def test_a_watch_in_json_is_a_line_for_each_look(operator: Command, api: Played) -> None:
+    api.answers["GET /api/v1/routes/shop"] = (200, route())
+    ran = operator("status", "shop", "--watch", "--json")
+    assert [json.loads(line) for line in ran.out.splitlines()] == [route(), route()]
+
+
+@pytest.mark.usefixtures("one_look")
+def test_a_watch_waits_for_a_proxy_that_restarts(command: Command) -> None:
+    ran = command("status", "--watch", "--admin", "http://127.0.0.1:1")
+    assert ran.code == 0
+    assert "is the proxy running?" in " ".join(ran.out.split())
+
+
+def test_decisions_are_listed(operator: Command, api: Played) -> None:
+    made = {"id": 4, "at": 1_700_000_000.0, "kind": "rollback", "sentence": "rolled back: all users to v1", "data": {}}
+    api.answers["GET /api/v1/routes/shop/decisions?limit=5"] = (200, {"decisions": [made]})
+    api.answers["GET /api/v1/routes/shop/decisions?limit=20"] = (200, {"decisions": []})
+    assert operator("decisions", "shop", "--limit", "5").out.endswith("  rollback  rolled back: all users to v1\n")
+    assert operator("decisions", "shop", "--limit", "5").out.startswith("2023-11-1")
+    assert operator("decisions", "shop").out == "nothing has been decided yet\n"
+    assert json.loads(operator("decisions", "shop", "--limit", "5", "--json").out) == {"decisions": [made]}
