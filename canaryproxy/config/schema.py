@@ -171,7 +171,7 @@ class ErrorRate(Model):
 
 
 class LatencyP95(Model):
-    """95th percentile of the time to the whole response, against stable."""
+    """95th percentile of the time to the whole response, against stable; to its head where it goes on for over 5 s."""
 
     max_increase: Duration = Field(0.05, gt=0, le=10)
     on_breach: OnBreach = OnBreach.ROLLBACK

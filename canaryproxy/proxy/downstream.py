@@ -28,7 +28,7 @@ _RESET = struct.pack("ii", 1, 0)
 #: After an early end, this much is read and thrown away, so that the client sees the answer before a reset (C13).
 _LINGER_BYTES, _LINGER_SECONDS = 256 * 1024, 5.0
 #: Client addresses for which one header block's forwarded form is kept.
-_MOST_CLIENTS = 64
+_MOST_CLIENTS = 4
 
 
 class Downstream(asyncio.BufferedProtocol):

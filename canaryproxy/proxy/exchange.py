@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 Trailers: TypeAlias = Sequence[tuple[bytes, bytes]]
 
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
+#: A request that cannot be sent twice takes only a connection that was used within these seconds: common app servers close one
+#: that is unused for 5 s, perhaps just now.
+_YOUNG = 4.0
 #: A request body up to this size is kept, so that the request can be sent again (C5).
 _REPLAY_LIMIT = 65536
 #: By the status's first digit; what is no status of HTTP (6xx-9xx) is the upstream's failure.
@@ -61,6 +64,8 @@ class Exchange:
         "worker",
         # assignment
         "_counters",
+        "_by_head",
+        "_head_at",
         "_judged",
         "_pool",
         "_set_cookie",
@@ -93,6 +98,7 @@ class Exchange:
         self.ended = False
         self.status = 0
         self._set_cookie = b""
+        self._by_head = False
         #: What of the body was given to the upstream, to be sent again; None: too much to keep.
         self._replay: bytes | bytearray = b""
         self._waiting: tuple[bytes, ...] = ()
@@ -131,8 +137,8 @@ class Exchange:
         self._server = server
         server.active += 1
         self._tries += 1
-        connection = None if fresh else server.take_idle()
-        while connection is not None and connection.transport.is_closing():
+        connection = None
+        if not fresh and (self.line.method in _IDEMPOTENT or server.idle_since > self.worker.now - _YOUNG):
             connection = server.take_idle()
         if connection is None:
             self.worker.connect(self, server)
@@ -231,7 +237,15 @@ class Exchange:
 
     def response_data(self, head: bytes, pieces: Sequence[bytes]) -> None:
         """Pass on body bytes, with the head before the first of them."""
+        if head:
+            self._head_at = monotonic()
         self._write(head, pieces)
+
+    def judge_by_head(self) -> None:
+        """The response goes on for long: how long it takes in all says more of its size and its reader than of the variant."""
+        if not self._by_head:
+            self._by_head = True
+            self._counters.answered(self.started, self._head_at, judged=self._judged)
 
     def response_view(self, view: memoryview) -> None:
         """Pass on body bytes of known length that lie in the worker's read buffer."""
@@ -326,5 +340,8 @@ class Exchange:
         """The one exit: exactly one outcome for each exchange that began."""
         self.ended = True
         self._server.active -= 1
-        self._counters.finish(count, self.started, monotonic(), judged=self._judged, failed=failed)
+        if self._by_head:
+            self._counters.finish_answered(count, judged=self._judged, failed=failed)
+        else:
+            self._counters.finish(count, self.started, monotonic(), judged=self._judged, failed=failed)
         self._counters.add_bytes(self._bytes_in, self._bytes_out)

@@ -29,9 +29,18 @@ class Server:
         self.idle: list[Upstream] = []
         self.active = 0
 
+    @property
+    def idle_since(self) -> float:
+        """When the idle connection used last was used; 0 if there is none."""
+        return self.idle[-1].idle_since if self.idle else 0.0
+
     def take_idle(self) -> Upstream | None:
         """The idle connection used last, or None."""
-        return self.idle.pop() if self.idle else None
+        while self.idle:
+            connection = self.idle.pop()
+            if not connection.transport.is_closing():
+                return connection
+        return None
 
     def keep(self, connection: Upstream) -> Upstream | None:
         """Keep a connection for the next exchange; the one to close instead, if there are too many."""

@@ -40,6 +40,8 @@ _READ_SIZE = 128 * 1024
 _OUR_OWN_WANT = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM})
 _BEAT_SECONDS = 0.1
 _SWEEP_BEATS = 5
+#: Seconds after which a response that has begun is judged by its head: well below `T_HANG`, when a request counts as unanswered.
+_LONG = 5.0
 #: A draining worker closes a client's connection at once when it has been quiet for so long, else after its next response.
 _QUIET_SECONDS = 1.0
 
@@ -181,6 +183,10 @@ class Worker:
     def _sweep(self, now: float) -> None:
         for downstream in [d for d in self.downstreams if d.deadline <= now]:
             downstream.on_deadline(now)
+        for downstream in self.downstreams:
+            exchange = downstream.exchange
+            if exchange is not None and exchange.status and exchange.started < now - _LONG:
+                exchange.judge_by_head()
         self._expire(now - self.timeouts.upstream_idle)
         if self.draining:
             self._sweep_drain(now)

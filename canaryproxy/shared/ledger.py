@@ -81,6 +81,23 @@ class Counters:
         else:
             self._withdraw(int(started), elapsed_us)
 
+    def answered(self, started: float, head_at: float, *, judged: bool) -> None:
+        """Judge a response that goes on for long (a stream, a big file, a slow reader) by the time of its head."""
+        words, elapsed_us = self._words, int((head_at - started) * 1e6)
+        words[self._latency_sum] += elapsed_us
+        words[self._histogram + bucket_index(elapsed_us)] += 1
+        if judged and elapsed_us <= _T_HANG_US:
+            words[self._resolved] += 1
+            self._classify(int(started), elapsed_us)
+
+    def finish_answered(self, count: int, *, judged: bool, failed: bool) -> None:
+        """Count the end of a response that was judged by its head; a failure after it is one more that failed."""
+        words = self._words
+        words[self._block + count] += 1
+        if judged and failed:
+            words[self._resolved] += 1
+            words[self._failed] += 1
+
     def add_bytes(self, received: int, sent: int) -> None:
         """Count body bytes from and to the client."""
         words, at = self._words, self._bytes_in

@@ -46,6 +46,32 @@ def test_an_answer_belongs_to_the_second_of_its_start(wire: Wire) -> None:
     assert wire.counts().cohort(1004)[0] == sum(wire.counts().cohort(1004)[1:]) == 1
 
 
+def test_a_response_that_goes_on_for_long_is_judged_by_its_head(wire: Wire) -> None:
+    client = wire.client()
+    client.send(GET)
+    wire.now += 0.05
+    wire.origin.send(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\na")
+    wire.advance(4.9)
+    assert wire.counts()[Count.RESOLVED] == 0
+    wire.advance(T_HANG)
+    assert cohort(wire)[:2] == (1, 1)
+    wire.origin.send(b"bc")
+    assert (wire.counts()[Count.RESOLVED], wire.counts()[Count.FAILED]) == (1, 0)
+    assert wire.outcomes() == {Count.C2XX: 1}
+    assert wire.counts()[Count.LATENCY_SUM_US] == pytest.approx(50_000, abs=2)
+
+
+def test_a_long_response_that_breaks_off_has_failed_all_the_same(wire: Wire) -> None:
+    client = wire.client()
+    client.send(GET)
+    wire.origin.send(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\na")
+    wire.advance(T_HANG)
+    wire.origin.send_fin()
+    assert client.was_reset
+    assert wire.counts()[Count.FAILED] == 1
+    assert wire.outcomes() == {Count.TRUNCATED: 1}
+
+
 def test_what_hangs_is_neither_resolved_nor_in_a_class(wire: Wire) -> None:
     client = wire.client()
     client.send(GET)

@@ -136,7 +136,6 @@ def test_a_client_that_takes_nothing_is_cut(wire: Wire) -> None:
     assert client.was_reset
     assert wire.origin.gone
     assert wire.outcomes() == {Count.CLIENT_GONE: 1}
-    wire.hung = 1
 
 
 def test_a_client_that_takes_a_little_is_not_cut(wire: Wire) -> None:
@@ -150,7 +149,6 @@ def test_a_client_that_takes_a_little_is_not_cut(wire: Wire) -> None:
     assert not client.gone
     client.take()
     assert wire.outcomes() == {Count.C2XX: 1}
-    wire.hung = 1
 
 
 @pytest.mark.parametrize(

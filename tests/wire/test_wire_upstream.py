@@ -173,6 +173,19 @@ def test_a_body_too_large_to_keep_is_not_sent_again(wire: Wire) -> None:
     assert wire.counts()[Count.RETRIES] == 0
 
 
+def test_a_request_that_cannot_be_sent_twice_takes_no_old_connection(wire: Wire) -> None:
+    wire.exchange()
+    idle = wire.origin
+    wire.advance(4.5)
+    client = wire.client()
+    client.send(POST)
+    assert wire.origin is not idle
+    wire.origin.send(OK)
+    assert client.read().endswith(b"ok")
+    client.send(GET)
+    assert not idle.read().count(b"POST")
+
+
 def test_a_connection_made_for_a_client_that_left_may_be_stale(wire: Wire) -> None:
     wire.holds_connects = True
     gone = wire.client()

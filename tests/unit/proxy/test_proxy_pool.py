@@ -18,6 +18,11 @@ class Connection:
 
     def __init__(self, idle_since: float) -> None:
         self.idle_since = idle_since
+        self.transport = self
+        self.closing = False
+
+    def is_closing(self) -> bool:
+        return self.closing
 
 
 def kept(server: Server, *times: float) -> list[Any]:
@@ -31,6 +36,15 @@ def test_the_last_in_is_the_first_out() -> None:
     server = Server(ServerUrl("a", 80), max_idle=3)
     first, second = kept(server, 1, 2)
     assert [server.take_idle(), server.take_idle(), server.take_idle()] == [second, first, None]
+
+
+def test_what_closes_is_passed_over() -> None:
+    server = Server(ServerUrl("a", 80), max_idle=3)
+    first, second = kept(server, 1, 2)
+    second.closing = True
+    assert server.idle_since == 2
+    assert [server.take_idle(), server.take_idle()] == [first, None]
+    assert server.idle_since == 0
 
 
 def test_the_oldest_makes_room() -> None:
