@@ -13,7 +13,7 @@ from canaryproxy.stats.memory import Rates, RecentLatencies
 #: Completed requests of stable before its p95 is believed, and requests before it may stand in for a control.
 ENOUGH = 100
 _ERROR_PRIOR = 0.005
-#: Seconds and requests over which the p95 is taken (analysis.md 2.3: the last 60 to 300 s).
+#: Seconds and requests over which the p95 is taken (docs/statistics.md 3).
 _LATENCY_FADE, _LATENCY_KEEPS = 120.0, 500.0
 # For the thresholds q, q + m/4, q + m/2, q + m, where q is the p95.
 _SLOW_PRIORS = (0.05, 0.04, 0.03, 0.02)

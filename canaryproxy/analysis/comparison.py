@@ -1,7 +1,7 @@
 """Evidence on one sort of 0/1 event, canary against stable: of harm over the rollout, of health in the step. Pure.
 
 Owned by a metric (`analysis.error_rate`, `analysis.latency`), which says what the events are and what the evidence leads to.
-The method is analysis.md 2.1: both arms of a block ran at the same time, so whatever changes for both cancels out. A block
+The method is docs/statistics.md 1: both arms of a block ran at the same time, so whatever changes for both cancels out. A block
 is a tick, or several until both arms have requests: that depends on arrivals only, so it keeps the test exact.
 """
 

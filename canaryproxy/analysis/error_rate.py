@@ -1,4 +1,4 @@
-"""Judges the error rate: does the canary fail more than stable, and by how much? (analysis.md 2.2) Pure; called by `judge`.
+"""Judges the error rate: does the canary fail more than stable, and by how much? (docs/statistics.md 2) Pure; called by `judge`.
 
 Rolls back when harm (more than a fifth of the margin) is proven and a window shows the whole margin, or when the margin itself
 is proven; pauses when harm is proven but small. Every request counts, from the first.
@@ -19,7 +19,7 @@ from canaryproxy.stats.memory import Rates
 
 _HARM, _MARGIN = 0, 1
 _HARM_OF_MARGIN = 0.2
-#: Margin, then increases to bet on (analysis.md 2.1).
+#: Margin, then increases to bet on (docs/statistics.md 1).
 _HARM_LADDER = (0.002, 0.004, 0.008, 0.016, 0.04, 0.15, 0.60)
 _MARGIN_LADDER = (0.01, 0.016, 0.025, 0.05, 0.12, 0.35, 0.80)
 #: Canary requests in a window before its size is believed.

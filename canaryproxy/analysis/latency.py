@@ -1,4 +1,4 @@
-"""Judges p95 latency: is the canary's more than a margin above stable's? (analysis.md 2.3) Pure; called by `judge`.
+"""Judges p95 latency: is the canary's more than a margin above stable's? (docs/statistics.md 3) Pure; called by `judge`.
 
 Q_c <= Q_s + m for the p95 means P_c(L > q + m) <= P_s(L > q) with q = stable's p95; so the events are "slower than q" for stable
 and "slower than q + m/4, m/2, m" for the canary, counted by the second in which requests *started*: one that never answers
@@ -25,7 +25,7 @@ _FRACTIONS = (0.0, 0.25, 0.5, 1.0)
 _AT_HARM, _AT_NOTICE, _AT_MARGIN = 1, 2, 3
 #: By definition at most this share is above a p95: a canary with less over q + margin has its p95 below that.
 _ABOVE_P95 = 0.05
-#: Increases to bet on (analysis.md 2.1, delta = 0).
+#: Increases to bet on (docs/statistics.md 1).
 _INCREASES = (0.015, 0.04, 0.10, 0.30, 0.90)
 #: Canary requests in a window before its size is believed.
 _SIZED = 40

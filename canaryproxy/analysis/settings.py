@@ -8,7 +8,7 @@ from typing import Final
 
 from canaryproxy.analysis.verdict import Action
 
-#: Shares of `JudgeSettings.alpha` (analysis.md 2.7). A metric has two ways to roll back, "harm and size" and "margin proven";
+#: Shares of `JudgeSettings.alpha` (docs/statistics.md 4). A metric has two ways to roll back, "harm and size" and "margin";
 #: each has a share of its own, so the sum (0.63; the rest is for metrics to come) honestly bounds the chance of any rollback
 #: of a harmless canary. The margin gets 1/7: it costs it ln 7 = 1.9 nats and hardly ever acts first.
 #: A latency pause is judged at the harm share and stands beside this sum: it is no rollback.

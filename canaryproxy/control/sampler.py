@@ -1,7 +1,7 @@
 """From the ledger's counters to the judge's ticks, for one slot. No asyncio, no clock: the time is an argument.
 
 Called by `control.route` once a second. The ledger only grows, so a tick is a difference of two readings; what it has to get
-right is time. A request belongs to the second in which it started (analysis.md 2.3), and the seconds share a ring of places:
+right is time. A request belongs to the second in which it started (docs/statistics.md 3), and the seconds share a ring of places:
 
     second j begins .. j+1   + largest threshold      + T_HANG             j+16 begins
     |  requests start  |  -> its latency cohort is due  -> the place is quiet  | the place counts on for j+16

@@ -1,7 +1,7 @@
 """Request heads: from bytes to a request line and a block of fields, or to the error to answer.
 
 Pure; called by `proxy.downstream`, once for each head. RFC 9112 sections 2, 3 and 5; the rules F1-F15 and H1-H8 are those
-of the HTTP design table, named in the tests. A failure is a value, and after one the connection is closed (F19).
+of docs/architecture.md, named in the tests. A failure is a value, and after one the connection is closed (F19).
 """
 
 from __future__ import annotations

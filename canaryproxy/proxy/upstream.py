@@ -1,7 +1,7 @@
 """The connection to one upstream: reads responses, tells the exchange what came.
 
 Called by the event loop and by `proxy.exchange`. Between exchanges it lies in its server's stack, where any byte or an end closes
-it (http.md C4). A body of known length is passed on without being looked at; what follows a response's end is never a response.
+it (C4). A body of known length is passed on without being looked at; what follows a response's end is never a response.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NONE, _LENGTH, _CHUNKED, _UNTIL_CLOSE = Body  # an enum's attributes are slow t
 
 #: From this size on, body bytes go on without a copy.
 _LARGE = 16 * 1024
-#: Interim responses that one response may be preceded by (http.md section 12).
+#: Interim responses that one response may be preceded by (R5).
 MAX_INTERIM = 8
 
 

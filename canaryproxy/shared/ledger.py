@@ -3,7 +3,7 @@
 Written by one worker for each block, at one place (`proxy.exchange` begins and finishes); read by `control.sampler`. Counters
 only grow, so a worker that takes over a dead one's row simply counts on, and a reader takes differences.
 
-*Start cohorts* (analysis.md 2.3): an exchange is counted in the second in which it started, at its start, and once more in its
+*Start cohorts* (docs/statistics.md 3): an exchange is counted in the second in which it started, and once more in its
 latency class when it ends. What started and has no class by the time the cohort is due was slow, answered or not.
 """
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from math import exp, log
 from typing import Any
 
-#: Prior mass of a fresh start at a step's first block, and of those spread over each hour (analysis.md 2.1).
+#: Prior mass of a fresh start at a step's first block, and of those spread over each hour (docs/statistics.md 1).
 _STEP_MASS, _HOURLY_MASS = 0.15, 0.25
 # A finite floor, so that the state is plain JSON. Lifting a term to it adds at most e^-700 to the evidence.
 _FLOOR, _CAP = -700.0, 600.0

@@ -13,7 +13,7 @@ from typing import Any
 
 from canaryproxy.stats.histogram import quantile
 
-#: Seconds in which rates fade to 1/e, and the number of requests below which they do not (analysis.md 2.7).
+#: Seconds in which rates fade to 1/e, and the number of requests below which they do not (docs/statistics.md 4).
 _RATE_FADE, _RATE_KEEPS = 60.0, 2000.0
 #: Weight, in requests, of what is believed before the first request.
 _PRIOR_WEIGHT = 100.0

@@ -1,4 +1,4 @@
-"""What is counted: one outcome for each exchange, start cohorts that add up, acknowledged epochs (analysis.md 2.3)."""
+"""What is counted: one outcome for each exchange, start cohorts that add up, acknowledged epochs (docs/statistics.md 3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many requests on one client connection: keep-alive, pipelining, limits, drain (http.md C1, C2, C13, section 14)."""
+"""Many requests on one client connection: keep-alive, pipelining, limits, drain (C1, C2, C13, section 14)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Back-pressure both ways, and clients that take nothing (http.md C12, section 5)."""
+"""Back-pressure both ways, and clients that take nothing (C12, section 5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests with bodies: framing, 100-continue, early answers, what the client does wrong (http.md F13-F19, C7, C8, C11, C12)."""
+"""Requests with bodies: framing, 100-continue, early answers, what the client does wrong (F13-F19, C7, C8, C11, C12)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Responses: framing, interim ones, truncation, garbage (http.md R1-R9, section 14)."""
+"""Responses: framing, interim ones, truncation, garbage (R1-R9, section 14)."""
 
 from __future__ import annotations
 

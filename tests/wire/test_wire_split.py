@@ -1,4 +1,4 @@
-"""Which variant a request gets and what is said of it on the way: affinity, weights, forwarding fields (http.md H1-H9)."""
+"""Which variant a request gets and what is said of it on the way: affinity, weights, forwarding fields (H1-H9)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Upstream connections: reuse, staleness, retries, failures to connect (http.md C3-C6, R4)."""
+"""Upstream connections: reuse, staleness, retries, failures to connect (C3-C6, R4)."""
 
 from __future__ import annotations
 

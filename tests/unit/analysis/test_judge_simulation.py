@@ -1,6 +1,6 @@
 """Whole rollouts in a small simulated world with a fixed seed: 1000 requests/s, 1 % to the canary, p95 of 200 ms.
 
-The full benchmark (analysis.md section 3) is in bench/; these few runs guard the order of magnitude of every promise.
+These few runs guard the order of magnitude of every promise.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Request lines and header blocks: rules F1-F15, H1-H8 of the HTTP design table."""
+"""Request lines and header blocks: rules F1-F15, H1-H8 of docs/architecture.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The request vectors of the HTTP design table, section 11, as far as parser and framing decide them.
+"""The request vectors that real proxies answer differently, as far as parser and framing decide them.
 
 Each is run the way the proxy runs a request: find the head, parse the line and the block, frame, read the body, write the
 head for the upstream. An error is always answered with close (F19).

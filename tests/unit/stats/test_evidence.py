@@ -66,7 +66,7 @@ def _table_row(failed: int, requests: int) -> tuple[float, float]:
     ],
 )
 def test_what_noise_looks_like(failed: int, requests: int, harm: float, margin: float) -> None:
-    """The table of analysis.md 2.2; ours differ most (by 3) where all falls into one tick: it depends on stable's count."""
+    """The table of docs/statistics.md 2; ours differ most (by 3) where all falls into one tick: it depends on stable's count."""
     seen = _table_row(failed, requests)
     assert seen[0] == pytest.approx(harm, rel=0.4) or (requests == 10 and harm < seen[0] < 3 * harm)
     assert seen[1] == pytest.approx(margin, rel=0.4)
