@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from canaryproxy.http1 import forward
-from canaryproxy.http1.chunked import ChunkedReader
+from canaryproxy.http1.chunked import CHUNK_END, LAST_CHUNK, ChunkedReader, chunk_head
 from canaryproxy.http1.framing import Body
 from canaryproxy.http1.head import MessageError
 from canaryproxy.http1.reply import CONTINUE, reply
@@ -28,7 +28,7 @@ _RESET = struct.pack("ii", 1, 0)
 #: After an early end, this much is read and thrown away, so that the client sees the answer before a reset (C13).
 _LINGER_BYTES, _LINGER_SECONDS = 256 * 1024, 5.0
 #: Client addresses for which one header block's forwarded form is kept.
-_MOST_CLIENTS = 4
+_MOST_CLIENTS = 2
 
 
 class Downstream(asyncio.BufferedProtocol):
@@ -80,7 +80,7 @@ class Downstream(asyncio.BufferedProtocol):
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(0)
         peer = transport.get_extra_info("peername")
-        self.peer = str(peer[0]).encode() if peer else b""
+        self.peer = str(peer[0]).removeprefix("::ffff:").encode() if peer else b""  # IPv4 on a [::] listener
         self._recall = self._worker.recall_for(self.peer)
         self.deadline = self._worker.now + self._worker.timeouts.keep_alive
         if not self._worker.welcome(self):
@@ -185,9 +185,9 @@ class Downstream(asyncio.BufferedProtocol):
                 return b""
             done, rest = self._chunked.done, self._chunked.rest
             size = sum(map(len, pieces))
-            framed = [b"%x\r\n" % size, *pieces, b"\r\n"] if size else []
+            framed = [chunk_head(size), *pieces, CHUNK_END] if size else []
             if done:
-                framed.append(b"0\r\n\r\n")
+                framed.append(LAST_CHUNK)
         else:
             rest = data[self._remaining :]
             piece = data[: self._remaining] if rest else data
@@ -236,7 +236,7 @@ class Downstream(asyncio.BufferedProtocol):
                 if len(block.lines) >= _MOST_CLIENTS:
                     block.lines.clear()
                 block.lines[key] = lines
-        return b"%b %b HTTP/1.1\r\n%b" % (line.method, line.target, lines)
+        return forward.request_line(line) + lines
 
     def send_continue(self) -> None:
         """Ask for the body that the client announced (C8)."""

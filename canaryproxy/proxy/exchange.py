@@ -13,13 +13,13 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from canaryproxy.http1 import forward
-from canaryproxy.http1.chunked import last_chunk
+from canaryproxy.http1.chunked import CHUNK_END, chunk_head, last_chunk
 from canaryproxy.http1.framing import Body, RequestFraming
 from canaryproxy.http1.head import MessageError, RequestLine
 from canaryproxy.http1.response import ResponseHead
 from canaryproxy.proxy.route import VARIANT_NAMES
-from canaryproxy.routing.identity import Cookieless
-from canaryproxy.routing.split import BUCKETS, SWAPPED, WEIGHT_MASK, choose_variant
+from canaryproxy.routing.identity import Cookieless, Identity
+from canaryproxy.routing.split import SWAPPED, WEIGHT_MASK, choose_variant
 from canaryproxy.shared.layout import Count
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 Trailers: TypeAlias = Sequence[tuple[bytes, bytes]]
 
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
-#: A request that cannot be sent twice takes only a connection that was used within these seconds: common app servers close one
-#: that is unused for 5 s, perhaps just now.
-_YOUNG = 4.0
+#: A request that cannot be sent twice takes only a connection that was used within these seconds: app servers close one that
+#: is unused for 2 s (gunicorn) or 5 s (Node, uvicorn), perhaps just now.
+_YOUNG = 1.5
 #: A request body up to this size is kept, so that the request can be sent again (C5).
 _REPLAY_LIMIT = 65536
 #: By the status's first digit; what is no status of HTTP (6xx-9xx) is the upstream's failure.
@@ -59,6 +59,7 @@ class Exchange:
         "downstream",
         "framing",
         "line",
+        "_upload",
         "request_done",
         "started",
         "worker",
@@ -67,7 +68,9 @@ class Exchange:
         "_by_head",
         "_head_at",
         "_judged",
+        "_key",
         "_pool",
+        "_route",
         "_set_cookie",
         "_variant",
         # try
@@ -103,6 +106,8 @@ class Exchange:
         self._replay: bytes | bytearray = b""
         self._waiting: tuple[bytes, ...] = ()
         self._tries = self._bytes_in = self._bytes_out = 0
+        #: Seconds that the client took to send the body: no part of the latency.
+        self._upload = 0.0
 
     # Start: who is it, and which variant.
 
@@ -114,22 +119,45 @@ class Exchange:
             self.ended = True
             downstream.refuse(MessageError(404, "no_route"))
             return
-        word, salt = worker.words[route.row], worker.words[route.row + 1]
-        weight = word & WEIGHT_MASK
         key = self.block.user(route.identity)
-        if key is None and weight:
-            if route.identity.cookieless is Cookieless.IP:
-                key = downstream.peer
-            else:
-                issued = token_hex(16).encode()
-                self._set_cookie = route.identity.set_cookie(issued)
-                key = issued if route.identity.cookieless is Cookieless.ISSUE else None
-        self._variant = variant = choose_variant(word, salt, key)
-        self._judged = key is not None or weight in (0, BUCKETS)
-        self._pool: Pool = route.pools[variant ^ 1 if word & SWAPPED else variant]
-        self._counters: Counters = route.counters[variant]
-        self._counters.begin(self.started, judged=self._judged)
+        if key is None and worker.words[route.row] & WEIGHT_MASK:
+            key = self._identify(route.identity)
+        self._route, self._key = route, key
+        self._assign()
         self._try(self._pool.choose())
+
+    def _identify(self, identity: Identity) -> bytes | None:
+        """The key of a user whom nothing identifies, during a rollout; None is stable at once."""
+        if identity.cookieless is Cookieless.IP:
+            return self.downstream.peer
+        issued = token_hex(16).encode()
+        self._set_cookie = identity.set_cookie(issued)
+        return issued if identity.cookieless is Cookieless.ISSUE else None
+
+    def _assign(self) -> None:
+        """Begin as an exchange of the variant that the board has for this user now."""
+        route, words = self._route, self.worker.words
+        word = words[route.row]
+        self._variant = variant = choose_variant(word, words[route.row + 1], self._key)
+        self._pool: Pool = route.pools[variant ^ 1 if word & SWAPPED else variant]
+        # Who is unknown is never on the canary, so during a rollout only identified users can be compared.
+        self._judged = judged = self._key is not None or not word & WEIGHT_MASK
+        self._counters: Counters = route.counters[variant]
+        self._counters.begin(self.started, judged=judged)
+
+    def _moved(self) -> bool:
+        """Begin again where the user belongs by now, if that is another pool: nothing may be sent to the one chosen before."""
+        route, words = self._route, self.worker.words
+        word = words[route.row]
+        variant = choose_variant(word, words[route.row + 1], self._key)
+        if route.pools[variant ^ 1 if word & SWAPPED else variant] is self._pool:
+            return False
+        self._server.active -= 1
+        self._count(Count.ABANDONED, failed=False)
+        self.started, self._upload, self._tries = monotonic(), 0.0, 0
+        self._assign()
+        self._try(self._pool.choose())
+        return True
 
     # Try: a server and a connection.
 
@@ -147,7 +175,7 @@ class Exchange:
 
     def connected(self, connection: Upstream) -> None:
         """A new connection is there. If the exchange has ended meanwhile, it serves another one."""
-        if self.ended:
+        if self.ended or self._moved():
             connection.used = True  # like any idle one, it may have gone stale when its turn comes
             self._server_keep(connection)
         else:
@@ -155,7 +183,7 @@ class Exchange:
 
     def connect_failed(self, count: Count) -> None:
         """No connection to this server: nothing was sent, so another server of the same variant may try once."""
-        if self.ended:
+        if self.ended or self._moved():
             return
         failed = self._server
         other = self._pool.choose(excluded=failed)
@@ -188,6 +216,8 @@ class Exchange:
         """Send body bytes on, already framed for the upstream; `received` of them are the body's own."""
         self._bytes_in += received
         self.request_done = done
+        if done:
+            self._upload = monotonic() - self.started
         if self._bytes_in > _REPLAY_LIMIT:
             self._replay = b""
         elif self.line.method in _IDEMPOTENT:
@@ -229,7 +259,7 @@ class Exchange:
         size = sum(map(len, pieces))
         self._bytes_out += size
         if self._chunk and size:
-            head, end = head + b"%x\r\n" % size, b"\r\n" + end
+            head, end = head + chunk_head(size), CHUNK_END + end
         if size <= _JOINED:
             self.downstream.write_response((b"".join((head, *pieces, end)),))
         else:
@@ -245,7 +275,13 @@ class Exchange:
         """The response goes on for long: how long it takes in all says more of its size and its reader than of the variant."""
         if not self._by_head:
             self._by_head = True
-            self._counters.answered(self.started, self._head_at, judged=self._judged)
+            self._counters.answered(self.started, self._head_at - self._upload, judged=self._judged)
+
+    def withdraw(self) -> None:
+        """The client takes long to send its request: that says nothing of the variant."""
+        if self._judged:
+            self._judged = False
+            self._counters.withdraw(self.started)
 
     def response_view(self, view: memoryview) -> None:
         """Pass on body bytes of known length that lie in the worker's read buffer."""
@@ -340,8 +376,11 @@ class Exchange:
         """The one exit: exactly one outcome for each exchange that began."""
         self.ended = True
         self._server.active -= 1
+        self._count(count, failed=failed)
+        self._counters.add_bytes(self._bytes_in, self._bytes_out)
+
+    def _count(self, count: int, *, failed: bool) -> None:
         if self._by_head:
             self._counters.finish_answered(count, judged=self._judged, failed=failed)
         else:
-            self._counters.finish(count, self.started, monotonic(), judged=self._judged, failed=failed)
-        self._counters.add_bytes(self._bytes_in, self._bytes_out)
+            self._counters.finish(count, self.started, monotonic() - self._upload, judged=self._judged, failed=failed)

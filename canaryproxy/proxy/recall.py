@@ -2,7 +2,8 @@
 
 One for each worker and set of rules; asked by `proxy.downstream` and `proxy.upstream` for each head. A client that keeps its
 connection repeats its header block byte for byte, and so do the answers of one second; a lookup costs a hash of the bytes, a
-parse ten times that (bench/README.md). Bounded: heads over `_LONGEST` are not kept, and all are forgotten when there are `_MOST`.
+parse ten times that (bench/README.md). Bounded: heads over `_LONGEST` are not kept, and all of one kind are forgotten when
+they are `_MOST` bytes together (with what is derived from them about five times that).
 """
 
 from __future__ import annotations
@@ -24,10 +25,24 @@ from canaryproxy.http1.response import ResponseHead, parse_response_head
 from canaryproxy.routing.identity import Identity
 
 _LONGEST = 2048
-_MOST = 8192
+_MOST = 4 << 20
 _PLAIN_GET = RequestLine(b"GET", b"/", 1, None)
 
 T = TypeVar("T")
+
+
+class _Memory(dict[bytes, T]):
+    """What was made of some bytes, by these bytes."""
+
+    size = 0
+
+    def keep(self, raw: bytes, value: T) -> None:
+        if len(raw) <= _LONGEST:
+            self.size += len(raw)
+            if self.size > _MOST:
+                self.clear()
+                self.size = len(raw)
+            self[raw] = value
 
 
 class Block:
@@ -58,9 +73,9 @@ class Recall:
     def __init__(self, rules: HeadRules, via: bytes | None) -> None:
         self.rules = rules
         self._via = via
-        self._lines: dict[bytes, RequestLine] = {}
-        self._blocks: dict[bytes, Block] = {}
-        self._responses: dict[bytes, ResponseHead] = {}
+        self._lines: _Memory[RequestLine] = _Memory()
+        self._blocks: _Memory[Block] = _Memory()
+        self._responses: _Memory[ResponseHead] = _Memory()
 
     def head(self, data: bytes, seen: int, last: Block | None) -> tuple[bytes, Block, int] | MessageError | None:
         """The first request line in `data`, its header block, and where they end; as `find_request_head` else.
@@ -86,7 +101,7 @@ class Recall:
             return line
         parsed = parse_request_line(raw, self.rules)
         if isinstance(parsed, RequestLine):
-            _keep(self._lines, raw, parsed)
+            self._lines.keep(raw, parsed)
         return parsed
 
     def block(self, raw: bytes) -> Block | MessageError:
@@ -100,7 +115,7 @@ class Recall:
         if self._via is not None and forward.is_loop(fields, self._via):
             return MessageError(508, "loop")
         block = Block(fields, frame_request(_PLAIN_GET, fields, self.rules))
-        _keep(self._blocks, raw, block)
+        self._blocks.keep(raw, block)
         return block
 
     def framing(self, line: RequestLine, block: Block) -> RequestFraming | MessageError:
@@ -118,12 +133,5 @@ class Recall:
             return head
         parsed = parse_response_head(raw, method, self.rules)
         if isinstance(parsed, ResponseHead):
-            _keep(self._responses, raw, parsed)
+            self._responses.keep(raw, parsed)
         return parsed
-
-
-def _keep(memory: dict[bytes, T], raw: bytes, value: T) -> None:
-    if len(raw) <= _LONGEST:
-        if len(memory) >= _MOST:
-            memory.clear()
-        memory[raw] = value

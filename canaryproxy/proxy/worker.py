@@ -10,6 +10,7 @@ import asyncio
 import errno
 import gc
 import ipaddress
+import logging
 import os
 import resource
 import signal
@@ -33,6 +34,8 @@ from canaryproxy.proxy.upstream import Upstream
 from canaryproxy.shared.board import AckRow
 from canaryproxy.shared.layout import Count, Segment, WorkerState
 
+log = logging.getLogger("canaryproxy.worker")
+
 #: One read from an upstream. As a write buffer holds its reader back as soon as anything is unsent, this is all that a slow
 #: client makes its connection hold. Half of it for requests, which clients may send ahead (C2).
 _READ_SIZE = 128 * 1024
@@ -40,7 +43,10 @@ _READ_SIZE = 128 * 1024
 _OUR_OWN_WANT = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM})
 _BEAT_SECONDS = 0.1
 _SWEEP_BEATS = 5
-#: Seconds after which a response that has begun is judged by its head: well below `T_HANG`, when a request counts as unanswered.
+#: After a beat that comes so late the machine stood still: what arrived meanwhile is read before any deadline is looked at.
+_LATE_SECONDS = 2.0
+#: Seconds after which a response that has begun is judged by its head, and a request that has not come to its end by nothing:
+#: well below `T_HANG`, when a request counts as unanswered.
 _LONG = 5.0
 #: A draining worker closes a client's connection at once when it has been quiet for so long, else after its next response.
 _QUIET_SECONDS = 1.0
@@ -160,6 +166,9 @@ class Worker:
             exchange.connect_failed(Count.CONNECT_TIMEOUT)
         except OSError as error:
             exchange.connect_failed(Count.ABANDONED if error.errno in _OUR_OWN_WANT else Count.CONNECT_FAILED)
+        except Exception:
+            log.exception("cannot connect to %s:%d", server.host, server.port)
+            exchange.connect_failed(Count.CONNECT_FAILED)
         else:
             exchange.connected(connection)
 
@@ -173,10 +182,13 @@ class Worker:
 
     def _beat(self) -> None:
         asyncio.get_running_loop().call_later(_BEAT_SECONDS, self._beat)  # first: whatever fails below, the pulse goes on
+        late = monotonic() - self.now > _LATE_SECONDS
         self.now = now = monotonic()
+        self.flush()  # what was decided under an older split goes out before the newer one is acknowledged
         self._ack.beat(now, len(self.downstreams), self._slots)
-        if self._beats % _SWEEP_BEATS == 0:
+        if self._beats % _SWEEP_BEATS == 0 or late:
             self.date = formatdate(usegmt=True).encode()
+        if self._beats % _SWEEP_BEATS == 0 and not late:
             self._sweep(now)
         self._beats += 1
 
@@ -185,8 +197,11 @@ class Worker:
             downstream.on_deadline(now)
         for downstream in self.downstreams:
             exchange = downstream.exchange
-            if exchange is not None and exchange.status and exchange.started < now - _LONG:
-                exchange.judge_by_head()
+            if exchange is not None and exchange.started < now - _LONG:
+                if exchange.status:
+                    exchange.judge_by_head()
+                elif not exchange.request_done and downstream.transport.is_reading():
+                    exchange.withdraw()
         self._expire(now - self.timeouts.upstream_idle)
         if self.draining:
             self._sweep_drain(now)

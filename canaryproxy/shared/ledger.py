@@ -68,11 +68,13 @@ class Counters:
         words = self._words
         elapsed_us = int((now - started) * 1e6)
         words[self._block + count] += 1
+        if not judged:
+            return
         if count < _CLIENT_GONE:
             words[self._latency_sum] += elapsed_us
             words[self._histogram + bucket_index(elapsed_us)] += 1
-        if not judged or elapsed_us > _T_HANG_US:
-            return  # late: its cohort was due without it, and it has been counted as failed and slow
+        if elapsed_us > _T_HANG_US:
+            return  # its cohort was due without it, and it has been counted as failed and slow
         if count < _CLIENT_GONE:
             words[self._resolved] += 1
             if failed:
@@ -83,12 +85,18 @@ class Counters:
 
     def answered(self, started: float, head_at: float, *, judged: bool) -> None:
         """Judge a response that goes on for long (a stream, a big file, a slow reader) by the time of its head."""
+        if not judged:
+            return
         words, elapsed_us = self._words, int((head_at - started) * 1e6)
         words[self._latency_sum] += elapsed_us
         words[self._histogram + bucket_index(elapsed_us)] += 1
-        if judged and elapsed_us <= _T_HANG_US:
+        if elapsed_us <= _T_HANG_US:
             words[self._resolved] += 1
             self._classify(int(started), elapsed_us)
+
+    def withdraw(self, started: float) -> None:
+        """Take an exchange that began out of its cohort."""
+        self._withdraw(int(started), 0)
 
     def finish_answered(self, count: int, *, judged: bool, failed: bool) -> None:
         """Count the end of a response that was judged by its head; a failure after it is one more that failed."""

@@ -9,7 +9,7 @@ from wire import GET, OK, Wire
 
 from canaryproxy.analysis.sample import T_HANG
 from canaryproxy.shared.board import AckRow
-from canaryproxy.shared.layout import COHORT_WITHDRAWN, RING, Count
+from canaryproxy.shared.layout import CANARY, COHORT_WITHDRAWN, RING, Count
 from canaryproxy.stats import histogram
 
 
@@ -157,3 +157,11 @@ def test_epochs_are_acknowledged_at_the_next_beat(wire: Wire) -> None:
     AckRow(wire.segment, 0).beat(wire.now, 0, (0,))
     assert wire.board.applied(0, epoch) == (1, 1)
     assert wire.board.applied(0, wire.publish(200)) == (0, 1)
+
+
+def test_during_a_rollout_only_identified_users_are_judged(wire: Wire) -> None:
+    wire.publish(10_000)
+    wire.exchange()
+    wire.exchange(GET[:-2] + b"Cookie: uid=anna\r\n\r\n")
+    assert wire.outcomes(CANARY) == {Count.C2XX: 2}
+    assert (wire.counts(CANARY)[Count.RESOLVED], sum(wire.counts(CANARY).latency)) == (1, 1)

@@ -262,7 +262,28 @@ def test_a_body_that_stops_coming(wire: Wire) -> None:
     assert client.got_fin
     assert wire.origin.gone
     assert wire.outcomes() == {Count.CLIENT_ERROR: 1}
-    wire.hung = 1
+
+
+def test_a_slow_upload_says_nothing_of_the_variant(wire: Wire) -> None:
+    client = wire.client()
+    client.send(b"POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 24\r\n\r\n")
+    for _ in range(12):
+        wire.advance(1)
+        client.send(b"ab")
+    wire.origin.send(OK)
+    assert client.read().endswith(b"ok")
+    assert wire.outcomes() == {Count.C2XX: 1}
+    assert (wire.counts()[Count.RESOLVED], wire.counts()[Count.FAILED], sum(wire.counts().latency)) == (0, 0, 0)
+
+
+def test_the_time_of_an_upload_is_no_latency(wire: Wire) -> None:
+    client = wire.client()
+    client.send(b"POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 4\r\n\r\n")
+    wire.advance(3)
+    client.send(b"abcd")
+    wire.now += 0.05
+    wire.origin.send(OK)
+    assert wire.counts()[Count.LATENCY_SUM_US] == pytest.approx(50_000, abs=2)
 
 
 def test_a_client_that_leaves_cancels_the_request(wire: Wire) -> None:

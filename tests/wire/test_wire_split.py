@@ -91,19 +91,37 @@ def test_a_weight_holds_from_the_next_request_on(wire: Wire) -> None:
         origin.send(OK)
 
 
-def test_a_retry_stays_on_its_variant_while_the_weight_changes() -> None:
+def test_a_retry_stays_on_its_variant() -> None:
     with Wire(servers=2) as wire:
         wire.publish(10_000)
         wire.holds_connects = True
         client = wire.client()
         client.send(GET)
-        wire.publish(0)
         wire.refuse()
         wire.accept()
         assert wire.origin.get_extra_info("peername")[0].startswith("10.0.2.")
         wire.origin.send(OK)
         assert client.read().endswith(b"ok")
         assert wire.outcomes(CANARY) == {Count.C2XX: 1}
+
+
+@pytest.mark.parametrize("comes", ["accept", "refuse"])
+def test_what_still_waits_for_a_connection_obeys_a_rollback(comes: str) -> None:
+    with Wire() as wire:
+        wire.publish(10_000)
+        wire.holds_connects = True
+        client = wire.client()
+        client.send(GET.replace(b"GET", b"POST"))
+        wire.publish(0)
+        getattr(wire, comes)()
+        assert not any(origin.read() for origin in wire.origins), "the canary gets nothing"
+        wire.accept()
+        assert wire.origin.get_extra_info("peername")[0].startswith("10.0.1.")
+        assert wire.origin.read().startswith(b"POST / ")
+        wire.origin.send(OK)
+        assert client.read().endswith(b"ok")
+        assert wire.outcomes(CANARY) == {Count.ABANDONED: 1}
+        assert wire.outcomes() == {Count.C2XX: 1}
 
 
 # Affinity.
