@@ -216,7 +216,7 @@ class Exchange:
         """Send body bytes on, already framed for the upstream; `received` of them are the body's own."""
         self._bytes_in += received
         self.request_done = done
-        if done:
+        if done and not self.status:
             self._upload = monotonic() - self.started
         if self._bytes_in > _REPLAY_LIMIT:
             self._replay = b""

@@ -106,6 +106,7 @@ class Worker:
         gc.collect()
         gc.freeze()
         self._ack.enter(os.getpid(), self.now)
+        self._ack.beat(self.now, len(self.downstreams), self._slots)
         await self._stopped.wait()
         self._expire(float("inf"))
         self._ack.set_state(WorkerState.FREE)

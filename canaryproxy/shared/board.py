@@ -76,10 +76,10 @@ class Board:
         return [w for w in range(self._layout.workers) if self.worker(w, Ack.STATE) != WorkerState.FREE]
 
     def applied(self, slot: int, epoch: int) -> Applied:
-        """Who has acknowledged `epoch` or a later one for this slot."""
-        serving = self.serving()
+        """Who has acknowledged `epoch` or a later one, of those that have this slot."""
         column = ACK_WORDS + slot
-        return Applied(sum(self._words[self._layout.ack_row(w) + column] >= epoch for w in serving), len(serving))
+        seen = [self._words[self._layout.ack_row(worker) + column] for worker in self.serving()]
+        return Applied(sum(word > epoch for word in seen), sum(word > 0 for word in seen))
 
     def worker(self, worker: int, word: Ack) -> int:
         """One word of a worker's row."""
@@ -110,6 +110,8 @@ class AckRow:
 
     def enter(self, pid: int, now: float) -> None:
         """Say that this worker serves."""
+        for column in range(self._row + ACK_WORDS, self._row + ACK_WORDS + self._layout.slots):
+            self._words[column] = 0  # a predecessor's
         self._words[self._row + Ack.PID] = pid
         self._words[self._row + Ack.PULSE] = int(now * 1000)
         self._words[self._row + Ack.STATE] = WorkerState.SERVING
@@ -124,4 +126,4 @@ class AckRow:
         words[row + Ack.PULSE] = int(now * 1000)
         words[row + Ack.CONNECTIONS] = connections
         for slot in slots:
-            words[row + ACK_WORDS + slot] = words[self._layout.board_row(slot)] >> _EPOCH_SHIFT
+            words[row + ACK_WORDS + slot] = (words[self._layout.board_row(slot)] >> _EPOCH_SHIFT) + 1  # 0: not this worker's slot

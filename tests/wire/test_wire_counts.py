@@ -152,6 +152,7 @@ def test_errors_of_requests_that_never_began_are_not_counted(wire: Wire) -> None
 
 
 def test_epochs_are_acknowledged_at_the_next_beat(wire: Wire) -> None:
+    AckRow(wire.segment, 0).beat(wire.now, 0, (0,))
     epoch = wire.publish(100)
     assert wire.board.applied(0, epoch) == (0, 1)
     AckRow(wire.segment, 0).beat(wire.now, 0, (0,))

@@ -61,13 +61,23 @@ def test_who_serves_must_acknowledge() -> None:
     rows[0].enter(11, 5.0)
     rows[2].enter(12, 5.0)
     assert board.serving() == [0, 2]
+    rows[2].beat(5.0, 0, (0,))
+    assert board.applied(1, epoch) == (0, 0), "who does not have the slot is not asked"
+    rows[0].beat(5.1, 3, (0, 1))
+    rows[2].beat(5.1, 0, (0, 1))
+    assert board.applied(1, epoch) == (2, 2)
+    epoch = board.publish(1, 50, swapped=False, salt=0)
     assert board.applied(1, epoch) == (0, 2)
     rows[0].beat(5.1, 3, (0, 1))
-    assert board.applied(1, epoch) == (1, 2)
     rows[2].set_state(WorkerState.DRAINING)
-    rows[2].beat(5.1, 0, (1,))
+    assert board.applied(1, epoch) == (1, 2)
+    rows[2].beat(5.1, 0, (0, 1))
     assert board.applied(1, epoch) == (2, 2), "who drains still obeys"
-    assert board.applied(1, board.publish(1, 0, swapped=False, salt=0)) == (0, 2)
+    rows[1].enter(13, 5.2)
+    rows[1].beat(5.2, 0, (1,))
+    rows[1].enter(14, 5.3)
+    assert board.applied(1, epoch) == (2, 2), "what a predecessor acknowledged is forgotten"
+    rows[1].set_state(WorkerState.FREE)
     board.free_worker(2)
     assert board.serving() == [0]
     assert board.worker(0, Ack.PID) == 11

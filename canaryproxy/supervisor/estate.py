@@ -1,0 +1,39 @@
+"""What a worker leaves behind when it dies: requests that began and will never end, settled in the ledger.
+
+Called by the supervisor between the worker's death and its successor, when nobody else writes that row. Without it they would be
+in flight for ever, and once they are overdue count as hung: the proxy's own loss would be held against a variant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from canaryproxy.analysis.sample import T_HANG
+from canaryproxy.shared.layout import (
+    COHORT_AT,
+    COHORT_WITHDRAWN,
+    COHORT_WORDS,
+    OUTCOMES,
+    RING,
+    VARIANTS,
+    Count,
+    Segment,
+)
+
+
+def settle(segment: Segment, row: int, slots: Iterable[int], now: float) -> int:
+    """The number of requests that this worker had in hand, now counted as abandoned; `now` is in monotonic seconds."""
+    return sum(_abandon(segment, row, slot, variant, int(now)) for slot in slots for variant in range(VARIANTS))
+
+
+def _abandon(segment: Segment, row: int, slot: int, variant: int, second: int) -> int:
+    words, block = segment.words, segment.layout.block(row, slot, variant)
+    lost = left = words[block + Count.STARTED] - sum(words[block + outcome] for outcome in OUTCOMES)
+    words[block + Count.ABANDONED] += lost
+    for begun in range(second, second - T_HANG - 1, -1):
+        cohort = block + COHORT_AT + begun % RING * COHORT_WORDS
+        unanswered = words[cohort] - sum(words[cohort + 1 : cohort + COHORT_WORDS])
+        withdrawn = max(0, min(left, unanswered))
+        words[cohort + COHORT_WITHDRAWN] += withdrawn
+        left -= withdrawn
+    return lost

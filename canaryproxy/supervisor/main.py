@@ -1,0 +1,367 @@
+"""The supervisor's life: start, watch, reload, stop.
+
+It holds what must outlive every other process (sockets, shared memory) and does as little as possible itself. Signals:
+SIGHUP reloads, SIGTERM and SIGINT drain and stop. It has one power over rollouts: when the controller cannot be kept alive, it
+takes every canary's weight to 0.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import logging
+import os
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from canaryproxy.admin.auth import load_token
+from canaryproxy.admin.serve import run_controller
+from canaryproxy.config.load import load
+from canaryproxy.config.schema import Config
+from canaryproxy.control.recovery import recover
+from canaryproxy.errors import CanaryproxyError, StartError
+from canaryproxy.proxy.worker import run_worker
+from canaryproxy.shared import layout
+from canaryproxy.shared.board import Board
+from canaryproxy.shared.layout import Ack, WorkerState
+from canaryproxy.shared.slots import Slots
+from canaryproxy.store.sqlite import SqliteStore
+from canaryproxy.supervisor.child import Child, fork
+from canaryproxy.supervisor.estate import settle
+from canaryproxy.supervisor.listeners import Listeners, open_exclusive
+
+log = logging.getLogger("canaryproxy.supervisor")
+
+_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_LOOK_SECONDS = 0.1
+_START_SECONDS = 15.0
+#: A controller that dies so often within so many seconds is given up: no canary without a judge.
+_CONTROLLER_TRIES = 5
+_CONTROLLER_SPAN = 60.0
+
+
+class _Serving(NamedTuple):
+    """What serves, so that a reload that fails can go back to it."""
+
+    config: Config
+    routes: dict[str, int]
+    listeners: Listeners
+    sockets: int
+    generation: int
+
+
+class Supervisor:
+    """The processes of one canaryproxy."""
+
+    def __init__(self, config: Config, path: Path | None) -> None:
+        self._config = config
+        self._path = path
+        self._listeners = Listeners(config.listen)
+        self._former: Listeners | None = None
+        self._admin_sockets = [open_exclusive(config.admin.listen)]
+        capacity = max(16, 4 * config.worker_count)
+        self._segment = layout.create(slots=max(64, 4 * len(config.routes)), workers=capacity)
+        self._board = Board(self._segment)
+        self._slots = Slots(self._segment)
+        self._workers: dict[int, Child] = {}
+        self._controller: Child | None = None
+        self._generations = itertools.count(1)
+        self._generation = 0
+        self._routes = self._slots.assign(config.routes, set())
+        self._controller_deaths: list[float] = []
+        self._orphans: set[int] = set()
+        self._restart_at: dict[int, float] = {}
+        self._controller_at = 0.0
+        self._stopping_until = 0.0
+        self._reload_asked = False
+        self._look_at = 0.0
+
+    def run(self) -> int:
+        """Serve until told to stop; the exit code."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        load_token(self._config.admin.token_file)
+        self._recover(self._routes)
+        self._claim_state()
+        self._start_controller()
+        self._start_generation()
+        code = 0
+        if self._generation_serves():
+            self._say_where()
+        elif not self._stopping_until:
+            log.error("a worker did not come up; the lines above say why")
+            self._stop(grace=0)
+            code = 1
+        while self._step():
+            if self._reload_asked and not self._stopping_until:
+                self._reload_asked = False
+                self._reload()
+            self._revive()
+        return code
+
+    def _say_where(self) -> None:
+        where = f"serving on http://{self._listeners.address}"
+        host, port = self._admin_sockets[0].getsockname()[:2]
+        log.warning("%s with %d workers; admin on http://%s:%d", where, self._config.worker_count, host, port)
+
+    def _recover(self, routes: Mapping[str, int]) -> None:
+        """Put the recorded splits of these routes on the board, before anybody serves or judges them."""
+        if not routes:
+            return
+        store = SqliteStore(self._config.state.path)
+        try:
+            recover(self._config, routes, self._board, store.load())
+        finally:
+            store.close()
+
+    def _claim_state(self) -> None:
+        """Keep other supervisors off this state. A POSIX lock: it ends with this process, whatever its children do."""
+        path = f"{self._config.state.path}.lock"
+        self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            hint = "stop that one, or give this one a state of its own (--state, or state.path)"
+            raise StartError(self._config.state.path, "is in use by another canaryproxy", hint) from None
+
+    # Children.
+
+    def _start_generation(self) -> None:
+        self._generation = next(self._generations)
+        self._restart_at.clear()
+        for index in range(self._config.worker_count):
+            self._start_worker(index)
+
+    def _start_worker(self, index: int) -> None:
+        taken = {child.row for child in self._workers.values()}
+        row = next((row for row in range(self._segment.layout.workers) if row not in taken), None)
+        if row is None:
+            raise StartError("workers", "too many generations still drain", "reload again when they have left")
+        share = self._listeners.share(self._config.worker_count)[index]
+        config, segment, slots = self._config, self._segment, self._routes
+        inherited = [*self._listeners.all(), *(self._former.all() if self._former else []), *self._admin_sockets]
+
+        def body() -> None:
+            for sock in inherited:
+                if sock not in share:
+                    sock.close()
+            run_worker(config, segment, row, slots, share)
+
+        name = f"worker {index}"
+        pid = fork(body, name)
+        self._workers[pid] = Child(pid, name, time.monotonic(), row, index, self._generation, slots=frozenset(slots.values()))
+
+    def _start_controller(self) -> None:
+        config, segment, slots, sockets = self._config, self._segment, self._routes, self._admin_sockets
+
+        def body() -> None:
+            self._listeners.close()
+            run_controller(config, segment, slots, sockets)
+
+        self._controller = Child(fork(body, "controller"), "controller", time.monotonic())
+
+    def _generation_serves(self) -> bool:
+        """Whether every worker of the newest generation comes up in time; all children are looked after meanwhile."""
+        until = time.monotonic() + _START_SECONDS
+        while not self._stopping_until and not self._restart_at and time.monotonic() < until:
+            newest = [child for child in self._workers.values() if child.generation == self._generation]
+            if all(self._board.worker(child.row, Ack.STATE) == WorkerState.SERVING for child in newest):
+                return True
+            self._step()
+        return False
+
+    # The loop.
+
+    def _step(self) -> bool:
+        """Wait for a signal or for the next look; false when everything has ended."""
+        info = signal.sigtimedwait(_SIGNALS, max(0.0, self._look_at - time.monotonic()))
+        if info is not None:
+            if info.si_signo in (signal.SIGTERM, signal.SIGINT):
+                self._stop(grace=self._config.timeouts.drain + 2)
+            elif info.si_signo == signal.SIGHUP:
+                self._reload_asked = True
+        self._reap()
+        now = time.monotonic()
+        if now >= self._look_at:  # signals may come faster than pulses move
+            self._look_at = now + _LOOK_SECONDS
+            self._look()
+        if self._stopping_until and self._controller is not None and not (self._workers or self._controller.leaving):
+            self._dismiss(self._controller)  # last: until then it says that nothing is ready, and obeys
+        return bool(not self._stopping_until or self._workers or self._controller)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            code = os.waitstatus_to_exitcode(status)
+            if self._controller is not None and pid == self._controller.pid:
+                self._controller_ended(self._controller, code)
+            elif pid in self._workers:
+                self._worker_ended(self._workers.pop(pid), code)
+
+    def _worker_ended(self, child: Child, code: int) -> None:
+        self._board.free_worker(child.row)
+        lost = settle(self._segment, child.row, child.slots, time.monotonic())
+        if lost:
+            log.error("%s (pid %d) took %d requests with it", child.name, child.pid, lost)
+        if child.leaving or child.generation != self._generation:
+            return
+        log.error("%s (pid %d) %s; starting another", child.name, child.pid, _how(code))
+        short = time.monotonic() - child.started < 1.0
+        self._restart_at[child.index] = time.monotonic() + (1.0 if short else 0.0)
+
+    def _controller_ended(self, child: Child, code: int) -> None:
+        self._controller = None
+        if child.leaving:
+            self._settle_orphans()
+            return
+        now = time.monotonic()
+        self._controller_deaths = [at for at in self._controller_deaths if at > now - _CONTROLLER_SPAN] + [now]
+        log.error("controller (pid %d) %s; starting another", child.pid, _how(code))
+        if len(self._controller_deaths) >= _CONTROLLER_TRIES:
+            self._retreat()
+        self._controller_at = now + (0.0 if len(self._controller_deaths) < 3 else 1.0)
+
+    def _settle_orphans(self) -> None:
+        """Take the canaries of slots that the new configuration has no more off the workers that still drain with them."""
+        for slot in self._orphans:
+            split = self._board.read(slot)
+            if split.weight_bp:
+                self._board.publish(slot, 0, swapped=split.swapped, salt=split.salt)
+        self._orphans.clear()
+
+    def _retreat(self) -> None:
+        """No controller can be kept alive, so nobody judges: take every canary's weight to 0."""
+        for route, slot in self._routes.items():
+            split = self._board.read(slot)
+            if split.weight_bp:
+                self._board.publish(slot, 0, swapped=split.swapped, salt=split.salt)
+                log.error("route %s: canary weight set to 0, for the controller cannot be started", route)
+
+    def _look(self) -> None:
+        """Kill what hangs; it is reaped and replaced like any that died."""
+        for child in self._workers.values():
+            if child.is_hung(self._board.worker(child.row, Ack.PULSE)):
+                log.error("%s (pid %d) hangs; killing it", child.name, child.pid)
+                child.signal(signal.SIGKILL)
+        controller = self._controller
+        if controller is not None and controller.is_hung(self._board.controller_pulse()):
+            log.error("controller (pid %d) hangs; killing it", controller.pid)
+            controller.signal(signal.SIGKILL)
+        if self._stopping_until and time.monotonic() > self._stopping_until:
+            for child in (*self._workers.values(), *([controller] if controller else [])):
+                child.signal(signal.SIGKILL)
+
+    def _revive(self) -> None:
+        """Start what died again; what cannot be started now is tried again a little later."""
+        if self._stopping_until:
+            return
+        now = time.monotonic()
+        try:
+            for index in [index for index, at in self._restart_at.items() if at <= now]:
+                self._restart_at[index] = now + 1.0
+                self._start_worker(index)
+                del self._restart_at[index]
+            if self._controller is None and self._controller_at <= now:
+                self._controller_at = now + 1.0
+                self._start_controller()
+        except StartError as error:
+            log.error("%s", error)
+
+    # Changes.
+
+    def _reload(self) -> None:
+        """A new generation for a new configuration; anything wrong with it changes nothing."""
+        before = _Serving(self._config, self._routes, self._listeners, len(self._listeners.all()), self._generation)
+        try:
+            self._begin_generation(self._read_again())
+        except CanaryproxyError as error:
+            self._undo(before)
+            for line in str(error).splitlines():
+                log.error("reload refused, nothing changed: %s", line)
+            return
+        if not self._generation_serves():
+            self._undo(before)
+            if not self._stopping_until:
+                log.error("reload undone: a new worker did not come up; the old ones go on")
+            return
+        for child in self._workers.values():
+            if child.generation < self._generation:
+                self._dismiss(child)
+        if self._former is not None:
+            self._former.close()
+            self._former = None
+        self._orphans |= set(before.routes.values()) - set(self._routes.values())
+        if self._controller is not None:
+            self._dismiss(self._controller)
+        log.warning("reloaded: generation %d serves", self._generation)
+
+    def _read_again(self) -> Config:
+        """The configuration in the file as it is now. Raises ConfigError or StartError if it cannot be used."""
+        if self._path is None:
+            raise StartError("reload", "there is no configuration file", "start with --config to be able to reload")
+        config = load(self._path)
+        if (config.state, config.admin) != (self._config.state, self._config.admin):
+            raise StartError("state, admin", "cannot change while running", "restart to move them")
+        room = self._segment.layout.workers - len(self._workers)
+        if config.worker_count > room:
+            hint = "reload again when the workers that still drain have left, or restart for so many"
+            raise StartError("workers", f"there is room for {max(room, 0)} more of them", hint)
+        return config
+
+    def _begin_generation(self, config: Config) -> None:
+        """Fork the workers of this configuration. Raises StartError or StoreError; then `_undo` has to follow."""
+        served = set(self._routes.values())
+        self._routes = self._slots.assign(config.routes, {slot for child in self._workers.values() for slot in child.slots})
+        if config.listen != self._listeners.asked:
+            self._listeners, self._former = Listeners(config.listen, ours=self._listeners.address.port), self._listeners
+        self._config = config
+        self._recover({name: slot for name, slot in self._routes.items() if slot not in served})
+        self._start_generation()
+
+    def _undo(self, before: _Serving) -> None:
+        """Everything is as it was: newcomers leave, and who died meanwhile is replaced."""
+        if self._former is not None:
+            self._listeners.close()
+            self._former = None
+        self._config, self._routes, self._listeners, sockets, self._generation = before
+        for child in self._workers.values():
+            if child.generation > self._generation:
+                self._dismiss(child)
+        self._listeners.trim(sockets)
+        alive = {child.index for child in self._workers.values() if child.generation == self._generation}
+        self._restart_at = {index: 0.0 for index in range(self._config.worker_count) if index not in alive}
+
+    def _dismiss(self, child: Child) -> None:
+        """Tell a child to finish what it has in hand and leave."""
+        child.leaving = True
+        child.signal(signal.SIGTERM)
+
+    def _stop(self, grace: float) -> None:
+        """Take no more connections, and let everything finish what is in hand; said again, it changes nothing."""
+        if self._stopping_until:
+            return
+        log.warning("stopping: finishing what is in hand")
+        self._stopping_until = time.monotonic() + grace
+        for sock in (*self._listeners.all(), *(self._former.all() if self._former else []), *self._admin_sockets):
+            sock.close()
+        for child in self._workers.values():
+            self._dismiss(child)
+
+
+def _how(code: int) -> str:
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+
+
+def serve(config: Config, path: Path | None) -> int:
+    """Run the proxy with this configuration until SIGTERM or SIGINT; the exit code. SIGHUP reads `path` again.
+
+    Raises StartError or StoreError if it cannot start.
+    """
+    return Supervisor(config, path).run()
