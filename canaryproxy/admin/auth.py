@@ -22,7 +22,7 @@ _LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
 def load_token(path: str | Path) -> str:
     """The token in the file at `path`, which is made with a new one (mode 0600) if it does not exist.
 
-    Raises StartError if others could read it, if it is empty, or if it cannot be read or made.
+    Raises StartError if others could read or have written it, if it is empty, or if it cannot be read or made.
     """
     where = f"token file {path}"
     try:
@@ -40,10 +40,14 @@ def load_token(path: str | Path) -> str:
 def _read_token(path: Path, where: str) -> str:
     try:
         with path.open() as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            status = os.fstat(file.fileno())
             token = file.read().strip()
     except OSError as error:
         raise StartError(where, f"cannot be read ({error.strerror})", "check its owner and permissions") from None
+    if status.st_uid not in (0, os.geteuid()):
+        what = f"belongs to another user (uid {status.st_uid}), who knows the token"
+        raise StartError(where, what, f"run: chown {os.geteuid()} {path}, or remove it, and a new token is made")
+    mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:
         raise StartError(where, f"can be read by others (mode {mode:04o})", f"run: chmod 600 {path}")
     if not token:

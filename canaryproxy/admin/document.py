@@ -6,9 +6,9 @@ import hashlib
 from datetime import UTC, datetime
 from typing import Any
 
+from canaryproxy.analysis.describe import describe_metric
 from canaryproxy.config.schema import Pool
 from canaryproxy.control.controller import Controller
-from canaryproxy.control.describe import describe_metric
 from canaryproxy.control.recent import Recent
 from canaryproxy.control.route import RouteControl
 from canaryproxy.shared.layout import CANARY, OUTCOMES, STABLE, Count

@@ -90,8 +90,8 @@ def _rollouts(routes: list[RouteControl]) -> Iterator[Metric]:
     )
     errors = CounterMetricFamily("canaryproxy_store_errors", "Saves that failed or took too long.", labels=("route",))
     unsaved = GaugeMetricFamily("canaryproxy_unsaved", "1 while the store fails.", labels=("route",))
-    skipped = CounterMetricFamily(
-        "canaryproxy_cohorts_skipped", "Seconds whose latencies a late tick has lost.", labels=("route",)
+    standstills = CounterMetricFamily(
+        "canaryproxy_standstills", "Times that nothing was judged because the machine stood still.", labels=("route",)
     )
     for route in routes:
         weight.add_metric((route.name,), route.rollout.weight_bp / EVERYBODY)
@@ -104,8 +104,8 @@ def _rollouts(routes: list[RouteControl]) -> Iterator[Metric]:
             evidence.add_metric((route.name, metric.metric, "health_threshold"), metric.promote_threshold)
         errors.add_metric((route.name,), route.saver.errors)
         unsaved.add_metric((route.name,), route.saver.failing)
-        skipped.add_metric((route.name,), route.sampler.skipped)
-    yield from (weight, phase, evidence, errors, unsaved, skipped)
+        standstills.add_metric((route.name,), route.standstills)
+    yield from (weight, phase, evidence, errors, unsaved, standstills)
 
 
 def _buckets(block: Block) -> list[tuple[str, float]]:

@@ -57,7 +57,7 @@ def version() -> None:
 
 
 for panel, commands in {
-    "Serve": (run.run, run.check, run.init, run.demo),
+    "Serve": (run.run, run.check, run.init, run.schema, run.demo),
     "Watch": (show.status, show.decisions, operate.health),
     "Operate": (
         *(operate.start, operate.pause, operate.resume, operate.promote),

@@ -57,7 +57,8 @@ def promote(
     reason: ReasonOption = "",
 ) -> None:
     """Go to the next step without waiting for evidence."""
-    _act(session, route, "promote", "promoted", full=full, reason=reason)
+    answer = session.admin.post(session.admin.route(route, "promote"), _given(full=full, reason=reason))
+    _say(session, answer, "promoted" if answer["phase"] == "promoted" else "next step")
 
 
 @operating

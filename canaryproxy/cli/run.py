@@ -115,6 +115,13 @@ def init(
     typer.echo(f"written: {path}; edit it, then: canaryproxy check {path}, canaryproxy run --config {path}")
 
 
+def schema() -> None:
+    """Print the JSON Schema of the configuration file, for editors."""
+    from canaryproxy.config.load import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
 def demo(
     scenario: Annotated[Scenario, typer.Option(help="What is wrong with the new version.")] = Scenario.ERRORS,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of a live picture.")] = False,

@@ -1,8 +1,8 @@
 """What is wrong with a configuration although each of its fields is right. Pure; called by `config.load` and `canaryproxy check`.
 
 `problems` stop the start; `warnings` are said and the proxy runs. Places are paths into the file
-(`routes.shop.rollout.steps[0].hold`); `config.load` adds the line. The limits of a rollout are from the design's rule that
-a rollout which outruns its evidence is a sped-up blue-green.
+(`routes.shop.rollout.steps[0].hold`); `config.load` adds the line. The limits of a rollout are there because one
+that outruns its evidence is a sped-up blue-green.
 """
 
 from __future__ import annotations
@@ -209,7 +209,8 @@ def warnings(config: Config) -> list[Problem]:
 
 def _exposure(config: Config) -> Iterator[Problem]:
     if not _is_loopback(config.admin.listen.host):
-        what = f"{config.admin.listen} can be reached from other machines; whoever has the token can change the traffic"
+        open_to = "anybody there can read status and metrics, and whoever has the token can change the traffic"
+        what = f"{config.admin.listen} can be reached from other machines; {open_to}"
         yield Problem("admin.listen", what, "use 127.0.0.1, or let a firewall or a proxy with TLS stand before it")
     if config.host_header not in ("preserve", "upstream") and (
         near := did_you_mean(config.host_header, ("preserve", "upstream"))

@@ -6,13 +6,16 @@ Called by the CLI and, at reload, by the supervisor. Text to data is `config.sou
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from canaryproxy.config.examine import examine
+from canaryproxy.config.quantities import Address, parse_server
 from canaryproxy.config.schema import Config
 from canaryproxy.config.source import read
 from canaryproxy.errors import ConfigError, Problem
@@ -46,12 +49,12 @@ def parse(text: str, where: str, environ: Mapping[str, str] = os.environ) -> Con
 
 
 _FLAGS = {
-    "--stable": "pools.stable",
-    "--canary": "pools.canary",
-    "--listen": "listen",
-    "--workers": "workers",
-    "--admin": "admin.listen",
-    "--state": "state.path",
+    "--stable": ("pools.{stable}.servers",),
+    "--canary": ("pools.{canary}.servers", "routes.default.canary"),
+    "--listen": ("listen",),
+    "--workers": ("workers",),
+    "--admin": ("admin.listen",),
+    "--state": ("state.path",),
 }
 
 
@@ -66,19 +69,22 @@ def from_flags(
 ) -> Config:
     """The configuration of `canaryproxy run --stable URL --canary URL`: route `default`, which starts by itself.
 
-    Several servers of a pool: comma-separated or a sequence. Raises ConfigError; `where` is the flag.
+    Several servers of a pool: comma-separated or a sequence. A pool is named after its servers: what is recorded is about a
+    name, and other servers are another version (`rollout.roles`). Raises ConfigError; `where` is the flag.
     """
+    servers = {"stable": _urls(stable), "canary": _urls(canary)}
+    names = {role: _pool_name(urls) if urls else role for role, urls in servers.items()}
     data: dict[str, Any] = {
-        "pools": {"stable": {"servers": _urls(stable)}, "canary": {"servers": _urls(canary)}},
-        "routes": {"default": {"stable": "stable", "canary": "canary", "rollout": {"auto_start": True}}},
+        "pools": {names[role]: {"servers": urls} for role, urls in servers.items()},
+        "routes": {"default": names | {"rollout": {"auto_start": True}}},
         "admin": {} if admin is None else {"listen": admin},
         "state": {} if state is None else {"path": state},
     }
     data |= {key: value for key, value in (("listen", listen), ("workers", workers)) if value is not None}
 
     def put(problem: Problem) -> tuple[tuple[int, int], Problem]:
-        for order, (flag, place) in enumerate(_FLAGS.items()):
-            if problem.where.startswith(place):
+        for order, (flag, places) in enumerate(_FLAGS.items()):
+            if problem.where.startswith(tuple(place.format(**names) for place in places)):
                 return (order, 0), Problem(flag, problem.what, problem.hint)
         return (len(_FLAGS), 0), problem
 
@@ -88,6 +94,23 @@ def from_flags(
 def _urls(given: str | Sequence[str]) -> list[str]:
     texts = [given] if isinstance(given, str) else given
     return [url.strip() for text in texts for url in text.split(",") if url.strip()]
+
+
+def _pool_name(urls: Sequence[str]) -> str:
+    """`127.0.0.1-8001` for one server; the first and a hash of all for several, or where a name cannot be spelled so."""
+    places = sorted(map(_place, urls))
+    plain = re.sub(r"[^A-Za-z0-9.]+", "-", places[0]).strip("-.")
+    if len(places) == 1 and plain == places[0].replace(":", "-") and len(plain) <= 63:
+        return plain
+    return f"{plain[:54]}-{hashlib.sha256(' '.join(places).encode()).hexdigest()[:8]}".lstrip("-")
+
+
+def _place(url: str) -> str:
+    try:
+        server = parse_server(url)
+    except ValueError:
+        return url  # reported where the servers are read
+    return str(Address(server.host, server.port))
 
 
 def json_schema() -> dict[str, Any]:

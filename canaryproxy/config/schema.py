@@ -58,7 +58,7 @@ class OnBreach(StrEnum):
 
 
 class OnInconclusive(StrEnum):
-    """What happens when a step's `max_duration` ends without evidence either way."""
+    """What happens when a step's `max_step_duration` ends without evidence either way."""
 
     PAUSE = "pause"
     EXTEND = "extend"
@@ -153,7 +153,7 @@ class Rollout(Model):
     """The plan: steps, then 100 % for `bake`, then promoted."""
 
     steps: tuple[Step, ...] = Field(DEFAULT_STEPS, min_length=1, description="rising weights")
-    bake: Duration = Field(1800, description="time at 100 % before the canary becomes stable")
+    bake: Duration = Field(1800, description="time at 100 %, and until health is proven there, before the canary becomes stable")
     max_step_duration: Duration = Field(7200, ge=1, description="a step without evidence for so long is inconclusive")
     on_inconclusive: OnInconclusive = Field(OnInconclusive.PAUSE, description="what an inconclusive step does")
     auto_start: bool = Field(False, description="start by itself when a canary pool is seen for the first time")

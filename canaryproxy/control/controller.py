@@ -159,17 +159,12 @@ class Controller:
 
     # The end.
 
-    @property
-    def store_failing(self) -> bool:
-        """Whether something could not be saved at the last attempt."""
-        return any(route.saver.failing for route in self.routes.values())
-
     async def close(self) -> None:
         """Save a last time, and let go of the store."""
         for probe in list(self._probes.values()):
             probe.cancel()
-        tickets = [(route.saver, route.saver.request()) for route in self.routes.values()]
-        saved = [await saver.wait(ticket, self._save_limit) for saver, ticket in tickets]
+        savers = [route.saver for route in self.routes.values()]
+        saved = await asyncio.gather(*(saver.wait(saver.request(), self._save_limit) for saver in savers))
         self._thread.shutdown(wait=all(saved), cancel_futures=True)
         if all(saved):
             self._store.close()

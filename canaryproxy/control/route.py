@@ -12,14 +12,16 @@ from __future__ import annotations
 import logging
 import math
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import Any
 
+from canaryproxy.analysis.describe import describe_verdict
 from canaryproxy.analysis.judge import Judge
+from canaryproxy.analysis.sample import Tick as Sample
 from canaryproxy.analysis.settings import JudgeSettings
 from canaryproxy.analysis.verdict import Action, Outcome, Verdict
 from canaryproxy.clock import Clock
 from canaryproxy.config import schema
-from canaryproxy.control.describe import describe_verdict
 from canaryproxy.control.recovery import recover_route, show
 from canaryproxy.control.sampler import Sampler
 from canaryproxy.control.saver import Saver
@@ -31,6 +33,10 @@ from canaryproxy.store.base import Decision, Saved, Store
 
 #: Seconds between two saves of the evidence, with a rollout in progress and without: 5 and 60, less half a tick for jitter.
 _CHECKPOINT, _CHECKPOINT_AT_REST = 4.5, 59.5
+#: Seconds between two ticks after which it was not the tick that was late: the machine stood still, and every request with it.
+_STANDSTILL = 3.0
+#: Seconds without a judged request of the canary after which people are told.
+_SILENCE = 30.0
 #: Kinds of decisions that somebody should look at.
 _ALARMING = {"rollback", "pause", "warning"}
 
@@ -57,8 +63,11 @@ class RouteControl:
         recovered = recover_route(name, config, slot, self._board, saved, clock=clock)
         self.rollout = recovered.rollout
         self.judge = Judge(judge_settings(self.config), _evidence(saved, self.rollout))
-        self.sampler = Sampler(segment, slot, clock.monotonic())
+        self._segment = segment
+        self._sample_anew(clock.monotonic())
         self.sampler.publish(clock.monotonic(), self.judge.thresholds_us)
+        self._late, self.standstills = False, 0
+        self._silence = 0.0
         self.saver = Saver(name, store, thread, lambda: (self.rollout, self.judge.state()), self._written)
         #: The last finding, kept after the rollout's end for people to read.
         self.verdict: Verdict | None = None
@@ -92,16 +101,12 @@ class RouteControl:
 
     def tick(self, now: float) -> None:
         """Sample, judge and decide, at monotonic time `now`."""
-        skipped = self.sampler.skipped
         sample = self.sampler.sample(now)
-        if self.sampler.skipped > skipped:
-            lost = self.sampler.skipped - skipped
-            _log.warning(
-                "route %s: a tick came %.0f s late; %d seconds of latencies are lost", self.name, sample.elapsed - 1, lost
-            )
         checkpoint = now - self._checkpoint >= (_CHECKPOINT if self.rollout.in_progress else _CHECKPOINT_AT_REST)
-        if self.rollout.in_progress:
-            self.verdict = self.judge.judge(sample, full_weight=self.rollout.weight_bp == EVERYBODY)
+        if self._is_standstill(sample.elapsed):
+            self._sample_anew(now)
+        elif self.rollout.in_progress:
+            self.verdict = self._judge(sample)
             if checkpoint:
                 self._note_change(self.verdict)
             self.handle(Tick(self.verdict, sample.elapsed))
@@ -124,11 +129,35 @@ class RouteControl:
         fresh = rollout.phase is Phase.IDLE and rollout.canary is not None and rollout.canary not in rollout.settled
         return self.config.rollout.auto_start and fresh
 
+    def _sample_anew(self, now: float) -> None:
+        """Count from now on: a request that hangs already never counts as hanging."""
+        self.sampler = Sampler(self._segment, self.slot, now)
+
+    def _is_standstill(self, elapsed: float) -> bool:
+        """Whether a tick says nothing about the canary: nothing ran before it, or deadlines that passed meanwhile end in it.
+
+        Late a second time in a row is not a pause but load, which a canary may have caused: that is judged.
+        """
+        before, self._late = self._late, elapsed > _STANDSTILL
+        if self._late and not before:
+            self.standstills += 1
+            _log.warning("route %s: the machine stood still for %.0f s; these seconds are not judged", self.name, elapsed)
+        return before is not self._late
+
+    def _judge(self, sample: Sample) -> Verdict:
+        verdict = self.judge.judge(sample, full_weight=self.rollout.weight_bp == EVERYBODY)
+        self._silence = 0.0 if sample.canary.resolved else self._silence + sample.elapsed
+        if self._silence < _SILENCE or not self.rollout.weight_bp or verdict.action is not Action.CONTINUE:
+            return verdict
+        return replace(verdict, sentence=f"no request of an identified user reached the canary in the last {_SILENCE:.0f} s")
+
     def _reset_evidence(self, scope: str) -> None:
         if scope == "step":
             self.judge.begin_step()
             return
         self.judge.begin_rollout()
+        self._sample_anew(self._clock.monotonic())
+        self._silence = 0.0
         self.verdict, self._noted = None, (Outcome.INCONCLUSIVE, Action.CONTINUE)
 
     def _note_change(self, verdict: Verdict) -> None:
@@ -136,7 +165,7 @@ class RouteControl:
         kind = (verdict.outcome, verdict.action)
         if kind != self._noted:
             self._noted = kind
-            at = {"step": self.rollout.step, "weight_bp": self.rollout.weight_bp, "verdict": describe_verdict(verdict)}
+            at = {"step": self.rollout.step + 1, "weight_bp": self.rollout.weight_bp, "verdict": describe_verdict(verdict)}
             self._record(Record("verdict", f"{verdict.outcome.name.lower()}: {verdict.sentence}", at), "")
 
     def _record(self, record: Record, note: str) -> None:

@@ -9,7 +9,7 @@ right is time. A request belongs to the second in which it started (docs/statist
 A request without an answer when its place is quiet hangs: it is resolved, and failed. Hangs are counted as the growth of the
 place's unanswered requests from one quiet moment to the next, so a late tick finds them 16 s later instead of losing them,
 and an end that is written late takes its hang back. Only a latency cohort whose place was reused before a late tick is lost
-(its counts cannot be told from the next one's); `skipped` counts these.
+(its counts cannot be told from the next one's).
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ class Sampler:
         self._awaited: set[int] = set()
         self._arms = tuple(_Arm(read_block(segment, slot, variant)) for variant in (STABLE, CANARY))
         self._rest(self._quiet(now))
-        self.skipped = 0
 
     @property
     def recent(self) -> tuple[Recent, Recent]:
@@ -82,11 +81,9 @@ class Sampler:
         due = []
         for second in sorted(self._awaited):
             thresholds = self._board.thresholds(self._slot, second)
-            if second + RING <= now:
-                self.skipped += 1
-            elif second > now or now - GRACE < second + 1 + min(thresholds[-1] / 1e6, T_HANG):
+            if second > now or now - GRACE < second + 1 + min(thresholds[-1] / 1e6, T_HANG):
                 continue
-            elif thresholds[-1]:
+            if second + RING > now and thresholds[-1]:
                 due.append((second, thresholds))
             self._awaited.remove(second)
         return due

@@ -25,17 +25,18 @@ class Rule(NamedTuple):
 _IDLE, _PROGRESSING, _PAUSED = Phase.IDLE, Phase.PROGRESSING, Phase.PAUSED
 _BAKING, _PROMOTED, _ROLLED_BACK = Phase.BAKING, Phase.PROMOTED, Phase.ROLLED_BACK
 
-# 1. A rollback is legal in every phase and changes nothing where there is nothing to take back. It is also armed in every
-#    phase that has users on the canary: no pause, hold or bake keeps a tick with harm from rolling back.
+# 1. A rollback is legal in every phase. Where there is nothing to take back it only keeps the canary from starting by itself.
+#    It is also armed in every phase that has users on the canary: no pause, hold or bake keeps a tick with harm from it.
 # 2. Harm outranks doubt, doubt outranks health: rollback, pause, next step, inconclusive, in this order.
-# 3. A step ends with its dwell *and* evidence of health, never with time alone. Without evidence it ends as inconclusive.
+# 3. A step, and the bake, ends with its dwell *and* evidence of health, never with time alone. Without evidence it ends as
+#    inconclusive: a step after max_step_duration altogether, a bake so long after its own time.
 # 4. What was paused, by the judge or by hand, goes on only by hand. Time does not count while paused.
 # 5. Rolled back stays rolled back until somebody starts or retries; no tick leaves idle, promoted or rolled_back.
 # 6. A start while one is in progress is a new version: from the first step, with the new salt, the old users out first.
 # 7. Promotion swaps the roles of the pools; a rollback from promoted swaps them back.
 TABLE: dict[tuple[Phase, type[Event]], Rule] = {
     (_IDLE, Start): Rule(moves.start, (_PROGRESSING,)),
-    (_IDLE, Rollback): Rule(moves.nothing_to_roll_back, (_IDLE,)),
+    (_IDLE, Rollback): Rule(moves.decline, (_IDLE,)),
     (_IDLE, Tick): Rule(moves.rest, (_IDLE,)),
     (_PROGRESSING, Tick): Rule(moves.tick_step, (_PROGRESSING, _BAKING, _PAUSED, _ROLLED_BACK)),
     (_PROGRESSING, Pause): Rule(moves.pause, (_PAUSED,)),

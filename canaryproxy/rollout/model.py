@@ -80,7 +80,8 @@ class Rollout:
     """Everything that must survive a kill, the judge's evidence apart.
 
     `stable` and `canary` are the pools in their roles as they are now, `file_*` what the file said when the record was made
-    (`rollout.roles`). `held` is the dwell in this step or bake so far, `waited` the time since evidence was first expected.
+    (`rollout.roles`). `held` is the dwell in this step or bake so far, `waited` the time since evidence was first expected
+    (in a bake: since its time was over).
     `hand_paused` tells an operator's pause from the judge's. `waived`: an operator resumed over the judge's pause, which then
     does not stop the same step again (a rollback does). `settled` pools were promoted or rolled back once: never started by
     themselves.

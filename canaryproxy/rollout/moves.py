@@ -7,9 +7,10 @@ and the decision recorded before the `Save`, to be in its transaction.
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+from canaryproxy.analysis.describe import describe_verdict
 from canaryproxy.analysis.verdict import Action, Verdict
 from canaryproxy.config.quantities import format_duration, format_percent
 from canaryproxy.config.schema import OnInconclusive
@@ -50,22 +51,16 @@ class Cause(NamedTuple):
 def _change(before: Rollout, after: Rollout, cause: Cause, kind: str, sentence: str, *evidence: ResetEvidence) -> Transition:
     """`after` under the next revision, with the effects that make it true in the order that is safe."""
     after = replace(after, revision=before.revision + 1)
-    data: dict[str, Any] = {"by": cause.by, "from": before.phase, "to": after.phase, "step": after.step}
+    data: dict[str, Any] = {"by": cause.by, "from": before.phase, "to": after.phase, "step": after.step + 1}
     data |= {"weight_bp": after.weight_bp, "stable": after.stable, "canary": after.canary, "reason": cause.reason}
     if cause.verdict is not None:
-        data["verdict"] = _numbers(cause.verdict)
+        data["verdict"] = describe_verdict(cause.verdict)
     write: tuple[Effect, ...] = (*evidence, Record(kind, sentence, data), Save())
     show = SetSplit(after.split)
     lowered = after.share_of(after.canary) < before.share_of(after.canary)
     if lowered or after.phase is Phase.ROLLED_BACK:
         return after, (show, *write)
     return after, write if after.split == before.split else (*write, show)
-
-
-def _numbers(verdict: Verdict) -> dict[str, Any]:
-    """The verdict for the decision log: JSON-ready, outcomes by name."""
-    metrics = [asdict(metric) | {"outcome": metric.outcome.name.lower()} for metric in verdict.metrics]
-    return {"outcome": verdict.outcome.name.lower(), "action": verdict.action, "sentence": verdict.sentence, "metrics": metrics}
 
 
 def _enter(rollout: Rollout, phase: Phase, now: float, **changes: Any) -> Rollout:
@@ -162,6 +157,17 @@ def _roll_back(rollout: Rollout, cause: Cause, now: float) -> Transition:
     return _change(rollout, after, cause, "rollback", f"rolled back: all users to {old}{_because(cause.reason)}")
 
 
+def decline(rollout: Rollout, event: Rollback, now: float) -> Transition:
+    """A canary that was not started is settled: it does not start by itself any more."""
+    if rollout.canary is None or rollout.canary in rollout.settled:
+        return nothing_to_roll_back(rollout, event, now)
+    cause = Cause(event.by, event.reason or f"asked for by {event.by}")
+    after = replace(rollout, settled=_settled(rollout, rollout.canary), reason=cause.reason)
+    sentence = f"rolled back: {rollout.canary} does not start by itself, all users are on {rollout.stable} already"
+    after, effects = _change(rollout, after, cause, "rollback", sentence + _because(cause.reason))
+    return after, (SetSplit(after.split), *effects)
+
+
 def nothing_to_roll_back(rollout: Rollout, event: Rollback, now: float) -> Transition:
     """The same record; the data plane and the disk are told once more, in case the first time failed."""
     sentence = f"rollback asked for while {rollout.phase}: all users are on {rollout.stable} already"
@@ -230,12 +236,17 @@ def tick_step(rollout: Rollout, tick: Tick, now: float) -> Transition:
 
 
 def tick_bake(rollout: Rollout, tick: Tick, now: float) -> Transition:
-    """Rolled back, paused, promoted when the time is over, or baking a little longer."""
+    """Rolled back, paused, promoted when the time is over and health proven, inconclusive, or baking a little longer."""
     if interrupted := _interrupted(rollout, tick, now):
         return interrupted
     rollout = replace(rollout, held=rollout.held + tick.elapsed)
-    if rollout.held >= rollout.dwell:
+    if rollout.held < rollout.dwell:
+        return _noted(rollout, tick.verdict)
+    if tick.verdict.action is Action.PROMOTE:
         return _finish(rollout, _judged(tick.verdict), now)
+    rollout = replace(rollout, waited=rollout.waited + tick.elapsed)
+    if rollout.waited > rollout.plan.max_step_duration:
+        return _inconclusive(rollout, tick.verdict, now)
     return _noted(rollout, tick.verdict)
 
 
@@ -261,7 +272,8 @@ def _interrupted(rollout: Rollout, tick: Tick, now: float) -> Transition | None:
 
 def _inconclusive(rollout: Rollout, verdict: Verdict, now: float) -> Transition:
     limit = format_duration(rollout.plan.max_step_duration)
-    cause = Cause("analysis", f"no evidence either way within {limit}: {verdict.sentence}", verdict)
+    span = f"{limit} beyond the bake" if rollout.phase is Phase.BAKING else limit
+    cause = Cause("analysis", f"no evidence either way within {span}: {verdict.sentence}", verdict)
     match rollout.plan.on_inconclusive:
         case OnInconclusive.ROLLBACK:
             return _roll_back(rollout, cause, now)

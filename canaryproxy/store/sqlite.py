@@ -1,4 +1,4 @@
-"""The store of one machine: an SQLite file. Called by `control` from its one store thread, and read-only by the CLI.
+"""The store of one machine: an SQLite file. Called by `control` from its one store thread.
 
 Write-ahead log with `synchronous=FULL`: a commit is on the disk when it returns, and a kill or a power cut at any moment leaves
 the state before or after it (https://www.sqlite.org/wal.html, https://www.sqlite.org/pragma.html#pragma_synchronous).
@@ -57,28 +57,23 @@ _EXPLAINED = {
 
 
 class SqliteStore:
-    """A `Store` in the file at `path`, made on first use. `read_only` never writes, and does not make it.
+    """A `Store` in the file at `path`, made on first use.
 
     Raises StoreError when the file cannot be used: no directory, no permission, damaged, another program's, a newer version's.
     """
 
-    def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
+    def __init__(self, path: str | Path) -> None:
         self._where = f"state {path}"
         place = Path(path).absolute()
         if not os.path.isdir(place.parent):
             raise StoreError(
                 self._where, f"there is no directory {str(place.parent)!r} for it", "create it, or change state.path"
             )
-        if read_only and not os.path.exists(place):
-            raise StoreError(self._where, "does not exist", "start canaryproxy with this state.path first")
         with self._explained():
-            mode = "ro" if read_only else "rwc"
-            self._db = sqlite3.connect(
-                f"{place.as_uri()}?mode={mode}", uri=True, timeout=_BUSY, isolation_level=None, check_same_thread=False
-            )
+            self._db = sqlite3.connect(place, timeout=_BUSY, isolation_level=None, check_same_thread=False)
         try:
             with self._explained():
-                self._prepare(read_only)
+                self._prepare()
         except StoreError:
             self._db.close()
             raise
@@ -122,10 +117,9 @@ class SqliteStore:
         """Let go of the file; the write-ahead log is folded into it."""
         self._db.close()
 
-    def _prepare(self, read_only: bool) -> None:
-        if not read_only:
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
+    def _prepare(self) -> None:
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
         if damage := [row[0] for row in self._db.execute("PRAGMA quick_check(1)") if row[0] != "ok"]:
             raise StoreError(self._where, f"is damaged ({' '.join(damage[0].split())})", _AWAY)
         tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -133,13 +127,11 @@ class SqliteStore:
             raise StoreError(self._where, "is the database of another program", "change state.path")
         if tables:
             self._check_version()
-        elif not read_only:
+        else:
             with self._transaction():
                 for statement in filter(str.strip, _SCHEMA.split(";")):
                     self._db.execute(statement)
                 self._db.execute("INSERT INTO canaryproxy_schema VALUES (?)", (SCHEMA_VERSION,))
-        else:
-            raise StoreError(self._where, "is empty", "start canaryproxy with this state.path first")
 
     def _check_version(self) -> None:
         (version,) = self._db.execute("SELECT max(version) FROM canaryproxy_schema").fetchone()

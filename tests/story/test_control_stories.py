@@ -14,6 +14,7 @@ from canaryproxy.analysis.verdict import Action
 from canaryproxy.config.quantities import Server
 from canaryproxy.errors import IllegalTransitionError, NotFoundError
 from canaryproxy.rollout.model import Pause, Phase, Promote, Resume, Rollback, SetWeight
+from canaryproxy.shared.layout import Count
 
 Make = Callable[..., World]
 
@@ -55,7 +56,7 @@ async def test_a_bad_canary_is_rolled_back_in_the_tick_that_finds_it(make: Make)
     assert world.route.rollout.reason == "canary 8/402 failed"
     _, decision = world.store.log[-1]
     assert decision.kind == "rollback"
-    assert decision.data["verdict"]["metrics"][0]["evidence"] == 7.0
+    assert decision.data["verdict"]["metrics"]["error_rate"]["evidence"] == 7.0
     await world.ticks(2)
     assert world.judge.heard[-1] == "observe"
 
@@ -108,7 +109,95 @@ async def test_the_real_judge_lets_a_healthy_canary_through(make: Make) -> None:
     assert world.phase is Phase.PROMOTED, world.route.verdict
 
 
+@pytest.mark.parametrize("seconds", [4, 9, 12, 40])
+async def test_a_machine_that_stood_still_is_not_held_against_the_canary(
+    make: Make, caplog: pytest.LogCaptureFixture, seconds: int
+) -> None:
+    world = make(scripted=False)
+
+    def traffic(second: float) -> None:
+        world.requests(second, 1, good=100)
+
+    await world.ticks(10, traffic=lambda second: world.requests(second, 0, good=100))
+    await world.start()
+    await world.do(Promote(full=True))
+    await world.ticks(30, traffic=traffic)
+    held = world.route.rollout.held
+    began = world.clock.monotonic()
+    for _ in range(50):
+        world.counters[1].begin(began + 0.1, judged=True)
+    world.clock.advance(seconds)
+    world.controller.tick()
+    for _ in range(50):  # deadlines that passed meanwhile
+        world.counters[1].finish(Count.CONNECT_TIMEOUT, began + 0.1, began + seconds + 0.1, judged=True, failed=True)
+    await world.ticks(1)
+    assert world.route.rollout.held == held
+    await world.ticks(20, traffic=traffic)
+    assert (world.phase, world.route.rollout.held) == (Phase.BAKING, held + 20)
+    assert f"route shop: the machine stood still for {seconds} s; these seconds are not judged" in caplog.messages
+    assert world.route.standstills == 1
+
+
+async def test_ticks_that_are_late_again_and_again_are_judged(make: Make) -> None:
+    world = make()
+    await world.start()
+    world.judge.says = verdict(Action.ROLLBACK, "harm")
+    for phase in (Phase.PROGRESSING, Phase.ROLLED_BACK):
+        world.clock.advance(5)
+        world.controller.tick()
+        assert world.phase is phase
+
+
+async def test_what_hung_in_a_rolled_back_rollout_is_not_held_against_the_next(make: Make) -> None:
+    world = make(scripted=False)
+
+    def traffic(second: float) -> None:
+        world.requests(second, 0, good=95)
+        world.requests(second, 1, good=5)
+
+    await world.ticks(20, traffic=traffic)
+    await world.start()
+    for _ in range(50):
+        world.counters[1].begin(world.clock.monotonic() + 0.1, judged=True)
+    await world.ticks(3, traffic=traffic)
+    await world.do(Rollback("it hangs"))
+    await world.do(world.controller.retry_event("shop"))
+    await world.ticks(30, traffic=traffic)
+    assert world.phase is Phase.PROGRESSING, world.route.rollout.reason
+
+
+async def test_a_canary_that_nobody_reaches_is_told_of(make: Make) -> None:
+    world = make(scripted=False)
+    await world.start()
+    await world.ticks(29)
+    assert world.route.verdict is not None
+    assert "no request of" not in world.route.verdict.sentence
+    await world.ticks(2)
+    assert world.route.verdict.sentence == "no request of an identified user reached the canary in the last 30 s"
+    await world.ticks(1, traffic=lambda second: world.requests(second, 1, good=1))
+    assert "no request of" not in world.route.verdict.sentence
+
+
+async def test_a_rollback_before_the_start_stops_the_start_by_itself(make: Make) -> None:
+    world = make(settings=config(auto_start=True))
+    assert world.route.wants_auto_start()
+    await world.do(Rollback("not this one"))
+    assert not world.route.wants_auto_start()
+    world.restart()
+    assert not world.route.wants_auto_start()
+
+
 # --- The store fails or hangs ---
+
+
+async def test_the_end_waits_for_all_routes_at_once(make: Make) -> None:
+    settings = config()
+    routes = {**settings.routes, **{f"shop{n}": settings.routes["shop"] for n in range(3)}}
+    world = make(settings=settings.model_copy(update={"routes": routes}))
+    world.store.open.clear()
+    begun = asyncio.get_running_loop().time()
+    await world.controller.close()
+    assert asyncio.get_running_loop().time() - begun < 3 * 0.05  # one limit, not four
 
 
 async def test_a_rollback_is_applied_without_the_store_and_saved_later(make: Make) -> None:
@@ -117,14 +206,14 @@ async def test_a_rollback_is_applied_without_the_store_and_saved_later(make: Mak
     world.store.failing = True
     answer = await world.do(Rollback("it smells"))
     assert (answer.saved, answer.applied_by, world.shown) == (False, 2, (0, False))
-    assert world.controller.store_failing
+    assert world.route.saver.failing
     await world.ticks(2)
     assert world.store.saved["shop"].rollout["phase"] == "progressing"
     world.store.failing = False
     await world.ticks(1)
     assert world.store.saved["shop"].rollout["phase"] == "rolled_back"
     assert world.store.kinds == ["start", "rollback"]
-    assert not world.controller.store_failing
+    assert not world.route.saver.failing
 
 
 async def test_a_rollback_does_not_wait_for_a_hanging_save(make: Make) -> None:

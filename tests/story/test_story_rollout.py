@@ -127,7 +127,7 @@ def test_a_healthy_version_climbs_the_steps_bakes_and_is_promoted() -> None:
     assert story.pass_time(600, Action.PROMOTE).where == ("progressing", 2, 2500)
     assert story.pass_time(600, Action.PROMOTE).where == ("baking", 2, 10_000)
     assert story.pass_time(1799).where == ("baking", 2, 10_000)
-    assert story.tick(Action.CONTINUE).where == ("promoted", 2, 0)
+    assert story.tick(Action.PROMOTE).where == ("promoted", 2, 0)
     assert story.board == Split("v2", "v1", 0, 7), "everybody stays on v2, which is stable now"
     assert story.did == ["save", "split 0"]
     assert story.said.startswith("promoted: v2 is stable now, v1 stands by")
@@ -205,6 +205,14 @@ def test_rolled_back_once_means_rolled_back() -> None:
     assert story.rollout.settled == ("v2",), "yet it never starts by itself again"
 
 
+def test_a_rollback_before_the_start_keeps_the_canary_from_starting_by_itself() -> None:
+    story = Story().do(Rollback("not this one", by="anna"))
+    assert (story.where, story.rollout.settled, story.rollout.revision) == (("idle", 0, 0), ("v2",), 1)
+    assert story.rollout.reason == "not this one"
+    assert story.said == "rolled back: v2 does not start by itself, all users are on v1 already (not this one)"
+    assert story.start().where == ("progressing", 0, 100), "whoever starts it starts it"
+
+
 # --- Doubt ---
 
 
@@ -214,6 +222,23 @@ def test_no_measurement_is_never_success() -> None:
     assert story.pass_time(1).where == ("paused", 0, 100)
     assert story.rollout.reason == "no evidence either way within 20m: few requests yet"
     assert story.pass_time(50, Action.PROMOTE).where == ("paused", 0, 100), "what was paused goes on only by hand"
+
+
+@pytest.mark.parametrize("action", [Action.CONTINUE, Action.WARN])
+def test_a_bake_without_evidence_of_health_does_not_promote(action: Action) -> None:
+    story = at(Phase.BAKING).pass_time(1800 + 1199, action)
+    assert story.where == ("baking", 2, 10_000), "time alone promotes nothing"
+    assert story.pass_time(2, action).where == ("paused", 2, 10_000)
+    assert story.rollout.reason == "no evidence either way within 20m beyond the bake: few requests yet"
+    assert story.do(Resume()).tick(Action.PROMOTE).where == ("promoted", 2, 0), "the time was over long ago"
+
+
+def test_a_bake_that_is_inconclusive_is_extended_or_rolled_back_where_the_plan_says_so() -> None:
+    story = Story(replace(PLAN, on_inconclusive=OnInconclusive.EXTEND)).start().do(Promote(full=True)).pass_time(3001)
+    assert story.said.startswith("extended by 20m at bake: 100% of users to v2")
+    assert story.tick(Action.PROMOTE).where == ("promoted", 2, 0)
+    story = Story(replace(PLAN, on_inconclusive=OnInconclusive.ROLLBACK)).start().do(Promote(full=True)).pass_time(3001)
+    assert story.where == ("rolled_back", 2, 0)
 
 
 def test_an_inconclusive_step_is_extended_where_the_plan_says_so() -> None:
@@ -284,7 +309,7 @@ def test_the_bake_can_be_paused_and_resumed() -> None:
     assert story.where == ("paused", 2, 10_000)
     assert story.said == "paused at bake: 100% of users to v2 (paused by operator)"
     assert story.do(Resume()).pass_time(1699).where == ("baking", 2, 10_000)
-    assert story.tick(Action.CONTINUE).where == ("promoted", 2, 0)
+    assert story.tick(Action.PROMOTE).where == ("promoted", 2, 0)
 
 
 def test_promote_takes_one_step_or_all_of_them() -> None:

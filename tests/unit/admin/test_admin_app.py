@@ -120,11 +120,11 @@ async def test_the_status_document_of_an_idle_route(client: AdminClient) -> None
 
 
 async def test_the_status_document_of_a_rollout_that_is_judged(setup: Setup, client: AdminClient) -> None:
+    await change(client, "start")
     counters = Counters(setup.segment, 0, 0, 1)
     counters.begin(1000.5, judged=True)
     counters.finish(Count.C5XX, 1000.5, 1000.7, judged=True, failed=True)
     counters.begin(1000.6, judged=True)
-    await change(client, "start")
     setup.clock.advance(1)
     setup.controller.tick()
     metric = MetricVerdict("error_rate", Outcome.FAIL, Action.WARN, "s", float("-inf"), 5.0, 1.0, 3.0, {"failed": 1})

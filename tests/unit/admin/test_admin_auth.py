@@ -30,6 +30,20 @@ def test_a_token_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> N
         load_token(path)
 
 
+def test_a_token_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, stranger, fstat = tmp_path / "token", os.geteuid() + 1, os.fstat
+    token = load_token(path)
+
+    def owned_by(uid: int) -> None:
+        monkeypatch.setattr(os, "fstat", lambda file: os.stat_result([*fstat(file)[:4], uid, *fstat(file)[5:]]))
+
+    owned_by(0)
+    assert load_token(path) == token
+    owned_by(stranger)
+    with pytest.raises(StartError, match=rf"belongs to another user \(uid {stranger}\), who knows the token; run: chown"):
+        load_token(path)
+
+
 def test_a_token_file_that_is_of_no_use_is_refused(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     os.close(os.open(empty, os.O_CREAT | os.O_WRONLY, 0o600))

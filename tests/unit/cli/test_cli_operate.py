@@ -21,13 +21,13 @@ ONLY_SHOP = {"GET /api/v1/routes": (200, {"routes": [route()]})}
         (["start"], "POST .../start", {}, {"step": 1, "weight_percent": 1.0}, "started: 1% on v2 (step 1 of 4)"),
         (["pause"], "POST .../pause", {}, {"phase": "paused"}, "paused: 5% on v2 (step 2 of 4)"),
         (["resume"], "POST .../resume", {}, {}, "resumed: 5% on v2 (step 2 of 4)"),
-        (["promote"], "POST .../promote", {}, {"step": 3, "weight_percent": 25.0}, "promoted: 25% on v2 (step 3 of 4)"),
+        (["promote"], "POST .../promote", {}, {"step": 3, "weight_percent": 25.0}, "next step: 25% on v2 (step 3 of 4)"),
         (
             ["promote", "--full"],
             "POST .../promote",
             {"full": True},
             {"phase": "baking", "weight_percent": 100.0},
-            "promoted: 100% on v2 (bake)",
+            "next step: 100% on v2 (bake)",
         ),
         (["retry"], "POST .../retry", {}, {"step": 1, "weight_percent": 0.5}, "started again: 0.5% on v2 (step 1 of 4)"),
         (

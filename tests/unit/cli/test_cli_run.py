@@ -50,13 +50,21 @@ def test_run_from_a_file(command: Command, served: list[Any]) -> None:
     assert (config.routes["shop"].canary, path) == ("v2", Path("c.yaml"))
 
 
+def test_the_schema_is_printed(command: Command) -> None:
+    ran = command("schema")
+    assert (ran.code, json.loads(ran.out)["title"]) == (0, "canaryproxy configuration")
+
+
 def test_run_from_flags(command: Command, served: list[Any]) -> None:
     pools = ["--stable", "http://127.0.0.1:8001", "--stable", "http://127.0.0.1:8003", "--canary", "http://127.0.0.1:8002"]
     rest = ["--listen", ":80", "--admin", "127.0.0.1:99", "--workers", "3", "--state", "s.db"]
     assert command("run", *pools, *rest).code == 7
     [(config, path)] = served
     assert path is None
-    assert [str(server) for server in config.pools["stable"].servers] == ["http://127.0.0.1:8001", "http://127.0.0.1:8003"]
+    assert [str(server) for server in config.pools[config.routes["default"].stable].servers] == [
+        "http://127.0.0.1:8001",
+        "http://127.0.0.1:8003",
+    ]
     assert (str(config.listen), str(config.admin.listen)) == ("0.0.0.0:80", "127.0.0.1:99")
     assert (config.workers, config.state.path) == (3, "s.db")
 

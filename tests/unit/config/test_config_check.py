@@ -142,7 +142,7 @@ def test_what_depends_on_an_unread_place_is_not_said() -> None:
 @pytest.mark.parametrize(
     ("top", "route", "message"),
     [
-        ({"admin": {"listen": "0.0.0.0:9900"}}, {}, "admin.listen: 0.0.0.0:9900 can be reached from other machines; whoever has the token can change the traffic; use 127.0.0.1, or let a firewall or a proxy with TLS stand before it"),
+        ({"admin": {"listen": "0.0.0.0:9900"}}, {}, "admin.listen: 0.0.0.0:9900 can be reached from other machines; anybody there can read status and metrics, and whoever has the token can change the traffic; use 127.0.0.1, or let a firewall or a proxy with TLS stand before it"),
         ({"host_header": "upsteam"}, {}, "host_header: 'upsteam' is sent as the Host of every request; did you mean upstream?"),
         ({}, {"canary": None}, "pools.v2: is not used by any route; name it in a route, or remove it"),
         ({"pools": {"v1": {"servers": ["http://a", "http://a:80"]}, "v2": {"servers": ["http://b"]}}}, {}, "pools.v1.servers[1]: http://a:80 is listed twice and gets twice the requests; keep one"),

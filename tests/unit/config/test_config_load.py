@@ -230,11 +230,36 @@ def test_flags() -> None:
             "workers": 2,
             "admin": {"listen": "[::1]:1"},
             "state": {"path": "x.db"},
-            "pools": {"stable": {"servers": ["http://a:1", "http://b:2"]}, "canary": {"servers": ["http://c", "http://d"]}},
-            "routes": {"default": {"stable": "stable", "canary": "canary", "rollout": {"auto_start": True}}},
+            "pools": {
+                "a-1-d8766531": {"servers": ["http://a:1", "http://b:2"]},
+                "c-80-80e39ddd": {"servers": ["http://c", "http://d"]},
+            },
+            "routes": {"default": {"stable": "a-1-d8766531", "canary": "c-80-80e39ddd", "rollout": {"auto_start": True}}},
         }
     )
     assert from_flags("http://a", "http://b").state.path == "./canaryproxy.db"
+
+
+@pytest.mark.parametrize(
+    ("urls", "name"),
+    [
+        ("http://127.0.0.1:8001", "127.0.0.1-8001"),
+        ("HTTP://Shop.internal/", "shop.internal-80"),
+        ("http://b:2,http://a:1", "a-1-d8766531"),
+        ("http://[::1]:8001", "1-8001-63607aee"),
+        ("http://_x_:1", "x-1-09a1d253"),
+        (f"http://{'long.' * 12}example:1", "long.long.long.long.long.long.long.long.long.long.long-9239e5c8"),
+    ],
+)
+def test_pools_of_flags_are_named_after_their_servers(urls: str, name: str) -> None:
+    route = from_flags("http://other:1", urls).routes["default"]
+    assert (route.stable, route.canary) == ("other-1", name)
+
+
+def test_the_same_servers_twice_are_refused() -> None:
+    assert refused(stable="http://a:80", canary="http://a/") == [
+        "--canary: is the same pool as stable ('a-80'); name the pool of the new version, or leave canary out while there is none"
+    ]
 
 
 def test_problems_of_flags_name_the_flag() -> None:

@@ -141,7 +141,6 @@ def test_a_second_without_thresholds_gives_no_cohort_but_counts_for_errors() -> 
     ticks = list(world.ticks(20))
     assert totals(ticks) == (1, 1)
     assert not any(tick.canary.cohorts for tick in ticks)
-    assert world.sampler.skipped == 0
 
 
 def test_a_late_tick_counts_everything_once_and_says_what_it_lost() -> None:
@@ -153,7 +152,6 @@ def test_a_late_tick_counts_everything_once_and_says_what_it_lost() -> None:
     ticks.append(world.tick(1053.2))
     ticks += world.ticks(40)
     assert totals(ticks) == (80, 40)
-    assert world.sampler.skipped > 0
     cohorts = [cohort.started for tick in ticks for cohort in tick.canary.cohorts]
     assert set(cohorts) <= {0, 2}
 

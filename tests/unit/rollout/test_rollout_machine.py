@@ -119,7 +119,7 @@ def test_the_decision_says_who_what_and_on_which_numbers() -> None:
         "by": "anna",
         "from": "progressing",
         "to": "paused",
-        "step": 0,
+        "step": 1,
         "weight_bp": 100,
         "stable": "v1",
         "canary": "v2",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from canaryproxy.config.load import from_flags
 from canaryproxy.config.schema import Route
 from canaryproxy.rollout.machine import advance
 from canaryproxy.rollout.model import Phase, Plan, Promote, Rollback, Rollout, SetWeight, Start
@@ -58,6 +59,19 @@ def test_other_pools_in_the_file_win_and_the_route_is_idle() -> None:
         "the file decides, and what was recorded (promoted) is over"
     )
     assert reconcile(fresh, "shop", Route(stable="v2", canary="v3")) == (fresh, None)
+
+
+def test_the_next_version_by_flags_is_not_taken_for_the_one_that_was_promoted() -> None:
+    v1, v2, v3 = (f"http://127.0.0.1:{port}" for port in (8001, 8002, 8003))
+    first, _ = reconcile(None, "default", from_flags(v1, v2).routes["default"])
+    baking, _ = advance(advance(first, Start(PLAN, 7), NOW)[0], Promote(full=True), NOW)
+    done, _ = advance(baking, Promote(), NOW)
+    again, _ = reconcile(done, "default", from_flags(v1, v2).routes["default"])
+    assert (again.phase, again.stable) == (Phase.PROMOTED, "127.0.0.1-8002")
+    fresh, sentence = reconcile(done, "default", from_flags(v2, v3).routes["default"])
+    assert (fresh.phase, fresh.stable, fresh.canary, fresh.weight_bp) == (Phase.IDLE, "127.0.0.1-8002", "127.0.0.1-8003", 0)
+    assert fresh.canary not in fresh.settled
+    assert "the file now says stable 127.0.0.1-8002 and canary 127.0.0.1-8003" in str(sentence)
 
 
 def test_a_file_without_a_canary_ends_the_rollout() -> None:

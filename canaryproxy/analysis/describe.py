@@ -1,4 +1,4 @@
-"""A verdict as JSON: for the decision log, the status document and the metrics. Pure."""
+"""A verdict as JSON: for the decision log and the status document. Pure."""
 
 from __future__ import annotations
 
