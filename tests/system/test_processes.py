@@ -117,7 +117,7 @@ async def test_a_log_that_nobody_reads_stops_nothing(product: Product) -> None:
 
 
 async def test_whatever_is_killed_the_rollout_goes_on_where_it_was(product: Product) -> None:
-    """The controller three times under load (once it hangs), then everything at once: step, weight, salt, times, and while a worker lives the counters."""
+    """The controller three times under load (once it hangs), then everything at once: step, weight, salt, times; counters too."""
     product.configure({"rollout": {"steps": [{"weight": "5%", "hold": "10m"}, {"weight": "50%", "hold": "10m"}]}})
     await product.start()
     await product.verb("start")
