@@ -25,7 +25,7 @@ async def lose_controller(product: Product, number: signal.Signals) -> None:
     victim = product.controller
     assert victim is not None
     os.kill(victim, number)
-    await until(lambda: product.controller not in (None, victim), 4)
+    await until(lambda: product.controller not in (None, victim))
 
 
 def suffering(traffic: Traffic) -> set[int]:

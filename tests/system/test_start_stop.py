@@ -21,20 +21,24 @@ pytestmark = pytest.mark.system
 
 async def test_sigterm_lets_requests_in_hand_finish_and_takes_no_new_ones(product: Product) -> None:
     await product.start()
+    await product.verb("start")
     clients = [Client(product.port) for _ in range(6)]
-    slow = [asyncio.create_task(client.get("/slow/1.5")) for client in clients]
-    await until(lambda: len(product.origins["v1"].paths) == len(clients))
+    slow = [asyncio.create_task(client.get("/slow/1.5", f"user-{number}")) for number, client in enumerate(clients)]
+    await until(lambda: sum(len(origin.paths) for origin in product.origins.values()) == len(clients))
     product.signal(signal.SIGTERM)
     told = time.monotonic()
     await until(lambda: refuses(product.port), 0.5)
-    assert refuses(product.admin_port)
     for _ in range(20):
         product.signal(signal.SIGTERM)
         await asyncio.sleep(0.005)
+    ready, _ = await asyncio.to_thread(product.admin.exchange, "GET", "/readyz")
+    assert ready == 503
+    assert (await product.verb("rollback"))["phase"] == "rolled_back"
     assert [request.status for request in await asyncio.gather(*slow)] == [200] * 6
     assert await product.exit_code() == 0
     assert time.monotonic() - told < 3
     assert product.said("stopping") == 1
+    assert refuses(product.admin_port)
     for client in clients:
         await client.close()
 
@@ -87,6 +91,7 @@ async def test_a_start_that_cannot_be_is_one_clear_line(product: Product) -> Non
     causes: dict[str, dict[str, object]] = {
         "is in use by another program": {"admin": {"listen": f"127.0.0.1:{free_port()}"}},
         f"127.0.0.1:{product.admin_port}: is in use": {"listen": f"127.0.0.1:{free_port()}"},
+        "is in use by another canaryproxy": {},  # the state, which the running one has
         "there is no directory": {"state": {"path": str(folder / "no" / "state.db")}},
         "cannot be opened": {"state": {"path": "/proc/state.db"}},  # nobody can make a file there, whoever runs this
         "is not a state file, or is damaged": {"state": {"path": str(folder / "damaged.db")}},
