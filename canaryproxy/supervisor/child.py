@@ -37,8 +37,9 @@ class Child:
     generation: int = 0
     slots: frozenset[int] = frozenset()
     leaving: bool = False
-    _pulse: int = field(default=-1)
-    _beats: int = field(default=0)
+    #: Its pulse as seen last; at first what its predecessor left.
+    pulse: int = 0
+    _began: bool = field(default=False)
     _looks: int = field(default=0)
     _cpu: float = field(default=0.0)
 
@@ -48,16 +49,15 @@ class Child:
         Counted in looks, not seconds: when the whole machine was suspended, the supervisor did not look either. A process that is
         ready to run but gets little CPU is no better off when it is killed, and one that has not begun may take its time.
         """
-        if pulse != self._pulse:
-            self._pulse, self._looks, self._cpu = pulse, 0, _cpu_seconds(self.pid)[1]
-            self._beats += 1  # the first is what its predecessor left
+        if pulse != self.pulse:
+            self.pulse, self._looks, self._cpu, self._began = pulse, 0, _cpu_seconds(self.pid)[1], True
             return False
         self._looks += 1
-        if self._looks < HUNG_LOOKS or (self._beats < 2 and self._looks < STARVED_LOOKS):
+        if self._looks < HUNG_LOOKS:
             return False
         state, cpu = _cpu_seconds(self.pid)
-        starved = state in "RD" and cpu - self._cpu < BUSY_SECONDS
-        return not starved or self._looks >= STARVED_LOOKS
+        patient = state not in "Tt" and (not self._began or (state in "RD" and cpu - self._cpu < BUSY_SECONDS))
+        return not patient or self._looks >= STARVED_LOOKS
 
     def signal(self, number: int) -> None:
         """Send a signal, unless it has just ended."""

@@ -119,7 +119,12 @@ class Supervisor:
     def _claim_state(self) -> None:
         """Keep other supervisors off this state. A POSIX lock: it ends with this process, whatever its children do."""
         path = f"{self._config.state.path}.lock"
-        self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StartError(
+                path, f"cannot be made ({error.strerror})", "make its directory writable and leave it room"
+            ) from None
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -150,8 +155,11 @@ class Supervisor:
             run_worker(config, segment, row, slots, share)
 
         name = f"worker {index}"
+        pulse = self._board.worker(row, Ack.PULSE)
         pid = fork(body, name)
-        self._workers[pid] = Child(pid, name, time.monotonic(), row, index, self._generation, slots=frozenset(slots.values()))
+        self._workers[pid] = Child(
+            pid, name, time.monotonic(), row, index, self._generation, slots=frozenset(slots.values()), pulse=pulse
+        )
 
     def _start_controller(self) -> None:
         config, segment, slots, sockets = self._config, self._segment, self._routes, self._admin_sockets
@@ -160,7 +168,8 @@ class Supervisor:
             self._listeners.close()
             run_controller(config, segment, slots, sockets)
 
-        self._controller = Child(fork(body, "controller"), "controller", time.monotonic())
+        pulse = self._board.controller_pulse()
+        self._controller = Child(fork(body, "controller"), "controller", time.monotonic(), pulse=pulse)
 
     def _generation_serves(self) -> bool:
         """Whether every worker of the newest generation comes up in time; all children are looked after meanwhile."""
