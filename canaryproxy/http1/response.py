@@ -10,7 +10,15 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Final, TypeAlias
 
-from canaryproxy.http1.fields import Fields, connection_options, drop_fields, parse_length, split_lines, take_special
+from canaryproxy.http1.fields import (
+    REPEATED,
+    Fields,
+    connection_options,
+    drop_fields,
+    parse_length,
+    split_lines,
+    take_special,
+)
 from canaryproxy.http1.framing import Body
 from canaryproxy.http1.head import HeadRules, MessageError, has_bad_byte
 
@@ -28,7 +36,7 @@ _NOT_NOMINABLE: Final = frozenset({b"date", b"content-length", b"close", b"keep-
 class ResponseHead(Fields):
     """A response's head."""
 
-    __slots__ = ("body", "forward", "has_date", "length", "minor", "reusable", "status", "upgrade")
+    __slots__ = ("body", "complete", "forward", "has_date", "length", "minor", "reusable", "status", "upgrade")
 
     def __init__(
         self, raw: bytes, status: int, minor: int, framing: _Framing, found: dict[bytes, bytes], *, forward: bytes
@@ -41,6 +49,7 @@ class ResponseHead(Fields):
         self.body, self.length, self.reusable = framing
         #: Status line of HTTP/1.1 and the lines that go on, as they came; Content-Length among them, Connection not.
         self.forward = forward
+        self.complete = forward + b"\r\n"  #: All that a client gets for whom nothing needs to be added.
         self.has_date = b"date" in found
         self.upgrade = found.get(b"upgrade")
 
@@ -84,6 +93,8 @@ def parse_response_head(head: bytes, request_method: bytes, rules: HeadRules) ->
     if found is None:
         return MessageError(502, "upstream_bad_header_name")
     options = connection_options(found.get(b"connection"))
+    if status == 101 and REPEATED in found.get(b"upgrade", b""):
+        return MessageError(502, "upstream_bad_upgrade")
     framing = _frame(found, status, minor, request_method, options)
     if isinstance(framing, MessageError):
         return framing

@@ -18,17 +18,16 @@ from canaryproxy.http1.framing import Body
 from canaryproxy.http1.head import MessageError
 from canaryproxy.http1.reply import CONTINUE, reply
 from canaryproxy.proxy.exchange import Exchange
+from canaryproxy.proxy.route import VARIANT_NAMES
 
 if TYPE_CHECKING:
-    from canaryproxy.proxy.recall import Block
+    from canaryproxy.proxy.recall import Block, Line
     from canaryproxy.proxy.worker import Worker
 
 _NONE, _, _CHUNKED, _ = Body  # an enum's attributes are slow to look up
 _RESET = struct.pack("ii", 1, 0)
 #: After an early end, this much is read and thrown away, so that the client sees the answer before a reset (C13).
 _LINGER_BYTES, _LINGER_SECONDS = 256 * 1024, 5.0
-#: Client addresses for which one header block's forwarded form is kept.
-_MOST_CLIENTS = 2
 
 
 class Downstream(asyncio.BufferedProtocol):
@@ -39,6 +38,8 @@ class Downstream(asyncio.BufferedProtocol):
         "_worker",
         # connection
         "_block",
+        "_holding",
+        "_lines",
         "_linger_left",
         "_pending",
         "_reading_heads",
@@ -73,6 +74,8 @@ class Downstream(asyncio.BufferedProtocol):
         self._remaining = 0
         self._chunked: ChunkedReader | None = None
         self._block: Block | None = None
+        self._lines: list[bytes | None] = []
+        self._holding = False
 
     # Called by the event loop.
 
@@ -105,10 +108,10 @@ class Downstream(asyncio.BufferedProtocol):
         data = bytes(self._worker.request_view[:nbytes])
         exchange = self.exchange
         if exchange is None:
-            if self._linger_left >= 0:
-                self._discard(nbytes)
-            else:
+            if self._linger_left < 0:
                 self._read_heads(data)
+            else:
+                self._discard(nbytes)
         elif exchange.request_done:
             self._hold(data)
         else:
@@ -128,7 +131,7 @@ class Downstream(asyncio.BufferedProtocol):
             if self._linger_left < 0:
                 self._next_request()
         else:
-            self.await_response()
+            self.await_response(exchange)
             if exchange.upstream is not None and not exchange.upstream.transport.is_closing():
                 exchange.upstream.transport.resume_reading()
 
@@ -136,47 +139,55 @@ class Downstream(asyncio.BufferedProtocol):
 
     def _read_heads(self, data: bytes) -> None:
         """Begin the exchanges that `data` holds, until one has to wait for its upstream."""
-        seen, self._seen = self._seen, 0  # what was held back has not been looked at
+        seen = 0
         if self._pending:
             data, self._pending = self._pending + data, b""
+            seen, self._seen = self._seen, 0  # what was held back has not been looked at
         self._reading_heads = True
-        while data and self.exchange is None and self._linger_left < 0 and not self._write_paused:
+        while True:
             found = self._recall.head(data, seen, self._block)
             if found is None:
-                if not seen:  # the time counts from the first byte, however slowly the others come
-                    self.deadline = self._worker.now + self._worker.timeouts.request_head
-                self._pending, self._seen, data = data, len(data), b""
-            elif isinstance(found, MessageError):
-                data = self.refuse(found)
-            else:
-                data, seen = self._begin(*found, data), 0
+                self._await_head(data, seen)
+                data = b""
+                break
+            data, seen = self._begin(found, data), 0
+            if not data or self.exchange is not None or self._linger_left >= 0 or self._write_paused:
+                break
         self._reading_heads = False
         if data and self._linger_left < 0:
             self._hold(data)
 
-    def _begin(self, raw_line: bytes, block: Block, end: int, data: bytes) -> bytes:
-        """Begin the exchange of the head that ends at `end`; what follows the request in `data`."""
-        recall, self._block = self._recall, block
-        line = recall.line(raw_line)
-        if isinstance(line, MessageError):
-            return self.refuse(line)
-        framing = recall.framing(line, block)
+    def _await_head(self, data: bytes, seen: int) -> None:
+        """Keep the beginning of a head until its end is there."""
+        if not seen:  # the time counts from the first byte, however slowly the others come
+            self.deadline = self._worker.now + self._worker.timeouts.request_head
+        self._pending, self._seen = data, len(data)
+
+    def _begin(self, found: tuple[Line, Block, int] | MessageError, data: bytes) -> bytes:
+        """Begin the exchange of the head that was found in `data`; what follows the request there."""
+        if isinstance(found, MessageError):
+            return self.refuse(found)
+        line, block, end = found
+        if block is not self._block:
+            self._block, self._lines = block, block.lines_for(self.peer)
+        framing = block.get_framing if line.plain else self._recall.framing(line, block)
         if isinstance(framing, MessageError):
             return self.refuse(framing)
         self._requests += 1
         exchange = self.exchange = Exchange(self._worker, self, line, block, framing)
-        rest = data[end:] if len(data) > end else b""
-        if framing.body is not _NONE:
-            self._remaining = framing.length
-            self._chunked = ChunkedReader() if framing.body is _CHUNKED else None
+        if exchange.request_done:
             exchange.start()
-            return self._read_body(exchange, rest) if rest else b""
+            return data[end:] if len(data) > end else b""
+        self._remaining = framing.length
+        self._chunked = ChunkedReader() if framing.body is _CHUNKED else None
         exchange.start()
-        return rest
+        rest = data[end:]
+        return self._read_body(exchange, rest) if rest else b""
 
     def _read_body(self, exchange: Exchange, data: bytes) -> bytes:
         """Give body bytes to the exchange; what follows the request."""
-        if exchange.ended:
+        body = exchange.body
+        if exchange.ended or body is None:
             return b""
         if self._chunked is not None:
             pieces = self._chunked.feed(data)
@@ -196,9 +207,9 @@ class Downstream(asyncio.BufferedProtocol):
             done = self._remaining == 0
             framed = [piece] if piece else []
         self.deadline = self._worker.now + self._worker.timeouts.request_body_idle
-        exchange.request_data(framed, size, done=done)
+        exchange.request_data(body, framed, size, done=done)
         if done and exchange.upstream is not None:
-            self.await_response()
+            self.await_response(exchange)
         if rest and not self._reading_heads:
             self._hold(rest)
         return rest
@@ -206,6 +217,7 @@ class Downstream(asyncio.BufferedProtocol):
     def _hold(self, data: bytes) -> None:
         """Keep what was sent ahead and read no more until it is its turn."""
         self._pending += data
+        self._holding = True
         if not self.transport.is_closing():
             self.transport.pause_reading()
 
@@ -216,75 +228,73 @@ class Downstream(asyncio.BufferedProtocol):
 
     # Called by the exchange: what it asks of the request.
 
-    def forward_head(self, exchange: Exchange, variant: bytes, authority: bytes) -> bytes:
-        """The head for the upstream. All of it but the request line is made once for each block, client and variant."""
-        line, block, framing = exchange.line, exchange.block, exchange.framing
-        key = (self.peer, variant)
-        plain = framing is block.get_framing and not self._worker.host_by_upstream
-        lines = block.lines.get(key) if plain else None
+    def forward_lines(self, exchange: Exchange, variant: int, authority: bytes) -> bytes:
+        """What follows the request line to the upstream; made once for each block, client and variant."""
+        plain = exchange.line.plain and not self._worker.host_by_upstream
+        lines = self._lines[variant] if plain else None
         if lines is None:
             lines = forward.request_lines(
-                block.fields,
-                framing,
-                variant=variant,
+                exchange.block.fields,
+                exchange.framing,
+                variant=VARIANT_NAMES[variant],
                 peer=self.peer,
                 upstream_authority=authority,
                 trusted=self._recall.rules.trust_forwarded,
                 **self._worker.hop,
             )
             if plain:
-                if len(block.lines) >= _MOST_CLIENTS:
-                    block.lines.clear()
-                block.lines[key] = lines
-        return forward.request_line(line) + lines
+                self._lines[variant] = lines
+        return lines
 
     def send_continue(self) -> None:
         """Ask for the body that the client announced (C8)."""
         self.write(CONTINUE)
 
-    def await_response(self) -> None:
+    def await_response(self, exchange: Exchange) -> None:
         """From now on it is the upstream's turn, or the client's if its body is still to come."""
-        exchange, timeouts = self.exchange, self._worker.timeouts
-        if exchange is None:
-            return
+        worker = self._worker
         if self._write_paused:
             if exchange.upstream is not None:  # it may have come after the pause
                 exchange.upstream.transport.pause_reading()
         elif exchange.status:
-            self.deadline = self._worker.now + timeouts.response_body_idle
+            self.deadline = worker.now + worker.timeouts.response_body_idle
+        elif exchange.request_done:
+            self.deadline = worker.now + worker.timeouts.response_head
         else:
-            self.deadline = self._worker.now + (timeouts.response_head if exchange.request_done else timeouts.request_body_idle)
+            self.deadline = worker.now + worker.timeouts.request_body_idle
 
     def pause_request(self) -> None:
         """Read no more of the request's body: the upstream cannot take it."""
+        self._holding = True
         if not self.transport.is_closing():
             self.transport.pause_reading()
 
     def resume_request(self) -> None:
         """Read on, unless a next request waits already."""
         if not self._pending and not self.transport.is_closing():
+            self._holding = False
             self.transport.resume_reading()
 
     # Called by the exchange: what it asks of the response.
 
     def may_keep_alive(self) -> bool:
         """Whether this connection may serve another request."""
-        return self._requests < self._worker.max_requests and not self._worker.draining
+        return self._requests < self._worker.max_requests
 
-    def write(self, *pieces: bytes) -> None:
-        """Write to the client, if it is still there."""
-        self._worker.send(self.transport, pieces)
+    def write(self, data: bytes) -> None:
+        """Write to the client at the end of this turn, if it is still there."""
+        self._worker.send(self.transport, data)
 
-    def write_response(self, pieces: Sequence[bytes]) -> None:
-        """Write a part of a response in one go."""
-        worker = self._worker
-        if len(pieces) == 1:
-            worker.send(self.transport, pieces)
-        elif not self.transport.is_closing():  # large: written at once, for only that can pause the upstream's next read
-            worker.flush()
+    def write_now(self, pieces: Sequence[bytes]) -> None:
+        """Write much in one go, and at once, for only that can pause the upstream's next read."""
+        if not self.transport.is_closing():
+            self._worker.flush()
             self.transport.writelines(pieces)
+
+    def await_body(self) -> None:
+        """More of the response is to come."""
         if not self._write_paused:
-            self.deadline = worker.now + worker.timeouts.response_body_idle
+            self.deadline = self._worker.now + self._worker.timeouts.response_body_idle
 
     def write_view(self, view: memoryview) -> None:
         """Write body bytes straight from the worker's read buffer, which is left to the transport if it cannot send them all."""
@@ -295,12 +305,12 @@ class Downstream(asyncio.BufferedProtocol):
             transport.write(view)
             if transport.get_write_buffer_size():
                 worker.replace_read_buffer()
-        if not self._write_paused:
-            self.deadline = worker.now + worker.timeouts.response_body_idle
+        self.await_body()
 
     def exchange_done(self, *, keep_alive: bool) -> None:
         """The response is written: go on to the next request, or close."""
-        exchange, self.exchange = self.exchange, None
+        exchange = self.exchange
+        self.exchange = None
         if keep_alive:
             if not self._reading_heads and not self._write_paused:
                 self._next_request()
@@ -312,15 +322,17 @@ class Downstream(asyncio.BufferedProtocol):
     def _next_request(self) -> None:
         """Begin what was sent ahead, or wait for it."""
         self.deadline = self._worker.now + self._worker.timeouts.keep_alive
-        self.transport.resume_reading()
-        if self._pending and not self.transport.is_closing():
-            self._read_heads(b"")
+        if self._holding:
+            self._holding = False
+            self.transport.resume_reading()
+            if self._pending and not self.transport.is_closing():
+                self._read_heads(b"")
 
     def refuse(self, error: MessageError, *, keep_alive: bool = False) -> bytes:
         """Answer in the proxy's own name; nothing of what follows is looked at unless the connection is kept."""
         exchange = self.exchange
         keep_alive = keep_alive and self.may_keep_alive()
-        head_only = exchange is not None and exchange.line.method == b"HEAD"
+        head_only = exchange is not None and exchange.line.is_head
         retry_after = 1 if error.status == 503 else None
         self.write(reply(*error, close=not keep_alive, head_only=head_only, date=self._worker.date, retry_after=retry_after))
         if keep_alive:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from canaryproxy.http1 import forward
 from canaryproxy.http1.chunked import CHUNK_END, chunk_head, last_chunk
 from canaryproxy.http1.framing import Body, RequestFraming
-from canaryproxy.http1.head import MessageError, RequestLine
+from canaryproxy.http1.head import MessageError
 from canaryproxy.http1.response import ResponseHead
-from canaryproxy.proxy.route import VARIANT_NAMES
+from canaryproxy.proxy.body import RequestBody
 from canaryproxy.routing.identity import Cookieless, Identity
 from canaryproxy.routing.split import SWAPPED, WEIGHT_MASK, choose_variant
 from canaryproxy.shared.layout import Count
@@ -25,19 +25,16 @@ from canaryproxy.shared.layout import Count
 if TYPE_CHECKING:
     from canaryproxy.proxy.downstream import Downstream
     from canaryproxy.proxy.pool import Pool, Server
-    from canaryproxy.proxy.recall import Block
+    from canaryproxy.proxy.recall import Block, Line
     from canaryproxy.proxy.upstream import Upstream
     from canaryproxy.proxy.worker import Worker
     from canaryproxy.shared.ledger import Counters
 
 Trailers: TypeAlias = Sequence[tuple[bytes, bytes]]
 
-_IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 #: A request that cannot be sent twice takes only a connection that was used within these seconds: app servers close one that
 #: is unused for 2 s (gunicorn) or 5 s (Node, uvicorn), perhaps just now.
 _YOUNG = 1.5
-#: A request body up to this size is kept, so that the request can be sent again (C5).
-_REPLAY_LIMIT = 65536
 #: By the status's first digit; what is no status of HTTP (6xx-9xx) is the upstream's failure.
 _STATUS_COUNTS = tuple(int(c) for c in (0, 0, Count.C2XX, Count.C3XX, Count.C4XX, *[Count.C5XX] * 5))
 _NONE, _, _CHUNKED, _ = Body  # an enum's attributes are slow to look up
@@ -57,15 +54,15 @@ class Exchange:
         # request
         "block",
         "downstream",
+        "body",
         "framing",
         "line",
-        "_upload",
         "request_done",
         "started",
         "worker",
         # assignment
-        "_counters",
         "_by_head",
+        "_counters",
         "_head_at",
         "_judged",
         "_key",
@@ -75,13 +72,10 @@ class Exchange:
         "_variant",
         # try
         "_fresh",
-        "_replay",
         "_server",
         "_tries",
-        "_waiting",
         "upstream",
         # response
-        "_bytes_in",
         "_bytes_out",
         "_chunk",
         "_keep_alive",
@@ -89,32 +83,31 @@ class Exchange:
         "status",
     )
 
-    def __init__(self, worker: Worker, downstream: Downstream, line: RequestLine, block: Block, framing: RequestFraming) -> None:
+    def __init__(self, worker: Worker, downstream: Downstream, line: Line, block: Block, framing: RequestFraming) -> None:
         self.worker = worker
         self.downstream = downstream
         self.line = line
         self.block = block
         self.framing = framing
-        self.request_done = framing.body is _NONE
+        if framing.body is _NONE:
+            self.request_done = True
+            self.body: RequestBody | None = None
+        else:
+            self.request_done = False
+            self.body = RequestBody(keep=line.idempotent)
         self.started = monotonic()
         self.upstream: Upstream | None = None
-        self.ended = False
-        self.status = 0
+        self.ended = self._by_head = False
+        self.status = self._tries = self._bytes_out = 0
         self._set_cookie = b""
-        self._by_head = False
-        #: What of the body was given to the upstream, to be sent again; None: too much to keep.
-        self._replay: bytes | bytearray = b""
-        self._waiting: tuple[bytes, ...] = ()
-        self._tries = self._bytes_in = self._bytes_out = 0
-        #: Seconds that the client took to send the body: no part of the latency.
-        self._upload = 0.0
 
     # Start: who is it, and which variant.
 
     def start(self) -> None:
         """Choose route, variant and server, and send the request or begin to connect."""
         worker, downstream = self.worker, self.downstream
-        route = worker.router.match(self.framing.host, self.line.target)
+        router = worker.router
+        route = router.only or router.match(self.framing.host, self.line.target)
         if route is None:
             self.ended = True
             downstream.refuse(MessageError(404, "no_route"))
@@ -136,12 +129,13 @@ class Exchange:
 
     def _assign(self) -> None:
         """Begin as an exchange of the variant that the board has for this user now."""
-        route, words = self._route, self.worker.words
-        word = words[route.row]
-        self._variant = variant = choose_variant(word, words[route.row + 1], self._key)
+        route, key, words = self._route, self._key, self.worker.words
+        row = route.row
+        word = words[row]
+        self._variant = variant = choose_variant(word, words[row + 1], key)
         self._pool: Pool = route.pools[variant ^ 1 if word & SWAPPED else variant]
         # Who is unknown is never on the canary, so during a rollout only identified users can be compared.
-        self._judged = judged = self._key is not None or not word & WEIGHT_MASK
+        self._judged = judged = key is not None or not word & WEIGHT_MASK
         self._counters: Counters = route.counters[variant]
         self._counters.begin(self.started, judged=judged)
 
@@ -153,8 +147,10 @@ class Exchange:
         if route.pools[variant ^ 1 if word & SWAPPED else variant] is self._pool:
             return False
         self._server.active -= 1
-        self._count(Count.ABANDONED, failed=False)
-        self.started, self._upload, self._tries = monotonic(), 0.0, 0
+        self._counters.finish(Count.ABANDONED, self.started, monotonic(), judged=self._judged, failed=False)
+        self.started, self._tries = monotonic(), 0
+        if self.body is not None:
+            self.body.seconds = 0.0
         self._assign()
         self._try(self._pool.choose())
         return True
@@ -166,7 +162,7 @@ class Exchange:
         server.active += 1
         self._tries += 1
         connection = None
-        if not fresh and (self.line.method in _IDEMPOTENT or server.idle_since > self.worker.now - _YOUNG):
+        if not fresh and (self.line.idempotent or server.idle_since > self.worker.now - _YOUNG):
             connection = server.take_idle()
         if connection is None:
             self.worker.connect(self, server)
@@ -177,7 +173,7 @@ class Exchange:
         """A new connection is there. If the exchange has ended meanwhile, it serves another one."""
         if self.ended or self._moved():
             connection.used = True  # like any idle one, it may have gone stale when its turn comes
-            self._server_keep(connection)
+            connection.keep()
         else:
             self._send(connection)
 
@@ -196,35 +192,29 @@ class Exchange:
 
     def _send(self, connection: Upstream) -> None:
         self.upstream = connection
-        self._fresh = not connection.used
-        connection.begin(self)
-        downstream = self.downstream
-        head = downstream.forward_head(self, VARIANT_NAMES[self._variant], self._server.authority)
-        if self.request_done and not self._waiting:
-            self.worker.send(connection.transport, (head,))
+        self._fresh = connection.begin(self)
+        downstream, body = self.downstream, self.body
+        head = self.line.start + downstream.forward_lines(self, self._variant, self._server.authority)
+        if body is None:
+            self.worker.send(connection.transport, head)
         else:
             downstream.resume_request()  # before the write, which may pause it again
-            connection.transport.writelines([head, *self._waiting])
-            self._waiting = ()
-            if self.framing.expect_continue and not self.request_done and not self._bytes_in:
+            waiting, body.waiting = body.waiting, []
+            connection.transport.writelines([head, *waiting])
+            if self.framing.expect_continue and not self.request_done and not body.received:
                 downstream.send_continue()
-        downstream.await_response()
+        downstream.await_response(self)
 
     # The request's body, from the downstream.
 
-    def request_data(self, pieces: list[bytes], received: int, *, done: bool) -> None:
-        """Send body bytes on, already framed for the upstream; `received` of them are the body's own."""
-        self._bytes_in += received
+    def request_data(self, body: RequestBody, pieces: list[bytes], size: int, *, done: bool) -> None:
+        """Send body bytes on, already framed for the upstream; `size` of them are the body's own."""
+        body.add(pieces, size)
         self.request_done = done
         if done and not self.status:
-            self._upload = monotonic() - self.started
-        if self._bytes_in > _REPLAY_LIMIT:
-            self._replay = b""
-        elif self.line.method in _IDEMPOTENT:
-            self._replay = self._replay or bytearray()
-            self._replay += b"".join(pieces)
+            body.seconds = monotonic() - self.started
         if self.upstream is None:
-            self._waiting += tuple(pieces)
+            body.waiting += pieces
             if not done:
                 self.downstream.pause_request()
         elif pieces and not self.upstream.transport.is_closing():
@@ -246,36 +236,35 @@ class Exchange:
         self._keep_alive = keep_alive = (
             self.framing.keep_alive and self.request_done and chunk == streamed and self.downstream.may_keep_alive()
         )
+        if keep_alive and minor and head.has_date and not streamed and not self._set_cookie:
+            return head.complete
         return forward.response_head(
             head, client_minor=minor, keep_alive=keep_alive, extra=self._set_cookie, date=self.worker.date, chunk_body=chunk
         )
 
     def _write(self, head: bytes, pieces: Sequence[bytes], end: bytes = b"") -> None:
         """Write a part of the response in one go: the head before its first bytes, `end` after its last."""
-        if len(pieces) == 1 and len(pieces[0]) <= _JOINED and not self._chunk:  # nearly always, of small answers
-            self._bytes_out += len(pieces[0])
-            self.downstream.write_response((head + pieces[0],))
-            return
         size = sum(map(len, pieces))
         self._bytes_out += size
         if self._chunk and size:
             head, end = head + chunk_head(size), CHUNK_END + end
         if size <= _JOINED:
-            self.downstream.write_response((b"".join((head, *pieces, end)),))
+            self.downstream.write(b"".join((head, *pieces, end)))
         else:
-            self.downstream.write_response((head, *pieces, end))
+            self.downstream.write_now((head, *pieces, end))
 
     def response_data(self, head: bytes, pieces: Sequence[bytes]) -> None:
         """Pass on body bytes, with the head before the first of them."""
         if head:
             self._head_at = monotonic()
         self._write(head, pieces)
+        self.downstream.await_body()
 
     def judge_by_head(self) -> None:
         """The response goes on for long: how long it takes in all says more of its size and its reader than of the variant."""
         if not self._by_head:
             self._by_head = True
-            self._counters.answered(self.started, self._head_at - self._upload, judged=self._judged)
+            self._counters.answered(self.started, self._head_at - (self.body.seconds if self.body else 0.0), judged=self._judged)
 
     def withdraw(self) -> None:
         """The client takes long to send its request: that says nothing of the variant."""
@@ -288,23 +277,28 @@ class Exchange:
         self._bytes_out += len(view)
         self.downstream.write_view(view)
 
+    def response_whole(self, connection: Upstream, head: bytes, body: bytes) -> None:
+        """A response of known length came in one read, as small ones do: pass on all of it, and end."""
+        self.upstream = None  # first: what cannot be written at once shall not pause it
+        self._bytes_out = len(body)
+        if len(body) <= _JOINED:
+            self.worker.send(self.downstream.transport, head + body)
+        else:
+            self.downstream.write_now((head, body))
+        self._end(connection)
+
     def response_end(self, connection: Upstream, head: bytes, pieces: Sequence[bytes], trailers: Trailers = ()) -> None:
-        """The response is complete: pass on its last bytes, keep or close both connections, count it."""
+        """The response is complete: pass on its last bytes, and end."""
         self.upstream = None
         self._write(head, pieces, last_chunk(trailers) if self._chunk else b"")
-        if self.request_done and connection.may_be_kept():
-            self._server_keep(connection)
-        else:
-            connection.close()
+        self._end(connection)
+
+    def _end(self, connection: Upstream) -> None:
+        """Count a complete response; keep or close both connections."""
+        connection.release(request_done=self.request_done)
         status = self.status
         self._finish(_STATUS_COUNTS[status // 100], failed=status >= 500)
         self.downstream.exchange_done(keep_alive=self._keep_alive)
-
-    def _server_keep(self, connection: Upstream) -> None:
-        connection.idle_since = self.worker.now
-        surplus = connection.server.keep(connection)
-        if surplus is not None:
-            surplus.close()
 
     # What goes wrong upstream: the upstream's fault.
 
@@ -314,14 +308,18 @@ class Exchange:
         self.upstream = None
         if self.status:
             self.response_broken()
-        elif answered or self._fresh or self._bytes_in > _REPLAY_LIMIT or self.line.method not in _IDEMPOTENT:
+        elif answered or self._fresh or not self._may_be_sent_again():
             self._fail(502, "upstream_reset", Count.RESPONSE_INVALID)
         else:
             self._server.active -= 1
             self._tries -= 1
             self._counters.add_retry()
-            self._waiting = (bytes(self._replay),) if self._replay else ()
+            if self.body is not None:
+                self.body.wait_again()
             self._try(connection.server, fresh=True)
+
+    def _may_be_sent_again(self) -> bool:
+        return self.line.idempotent and (self.body is None or self.body.can_be_sent_again())
 
     def response_invalid(self, reason: str) -> None:
         """The upstream's answer is not HTTP that can be passed on: 502, and never that connection again."""
@@ -376,11 +374,10 @@ class Exchange:
         """The one exit: exactly one outcome for each exchange that began."""
         self.ended = True
         self._server.active -= 1
-        self._count(count, failed=failed)
-        self._counters.add_bytes(self._bytes_in, self._bytes_out)
-
-    def _count(self, count: int, *, failed: bool) -> None:
+        body, judged, sent = self.body, self._judged, self._bytes_out
+        received, upload = (0, 0.0) if body is None else (body.received, body.seconds)
         if self._by_head:
-            self._counters.finish_answered(count, judged=self._judged, failed=failed)
+            self._counters.finish_answered(count, judged=judged, failed=failed, received=received, sent=sent)
         else:
-            self._counters.finish(count, self.started, monotonic() - self._upload, judged=self._judged, failed=failed)
+            now = monotonic() - upload
+            self._counters.finish(count, self.started, now, judged=judged, failed=failed, received=received, sent=sent)

@@ -21,12 +21,15 @@ from canaryproxy.http1.head import (
     parse_request_block,
     parse_request_line,
 )
-from canaryproxy.http1.response import ResponseHead, parse_response_head
+from canaryproxy.http1.response import ResponseHead, find_response_head, parse_response_head
 from canaryproxy.routing.identity import Identity
 
 _LONGEST = 2048
+#: Client addresses for which one header block's forwarded form is kept.
+_MOST_CLIENTS = 2
 _MOST = 4 << 20
 _PLAIN_GET = RequestLine(b"GET", b"/", 1, None)
+_IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 
 T = TypeVar("T")
 
@@ -45,18 +48,33 @@ class _Memory(dict[bytes, T]):
             self[raw] = value
 
 
+class Line:
+    """A request line, and what follows from it for any header block."""
+
+    __slots__ = ("idempotent", "is_head", "method", "minor", "parsed", "plain", "start", "target")
+
+    def __init__(self, parsed: RequestLine) -> None:
+        self.parsed = parsed
+        self.method, self.target, self.minor = parsed.method, parsed.target, parsed.minor
+        #: Framed as its header block alone says.
+        self.plain = parsed.method == b"GET" and parsed.minor == 1 and parsed.authority is None
+        self.is_head = parsed.method == b"HEAD"
+        self.idempotent = parsed.method in _IDEMPOTENT
+        self.start = forward.request_line(parsed)
+
+
 class Block:
     """A header block, and what follows from it for any request line, user rule, and way on."""
 
-    __slots__ = ("_identity", "_user", "fields", "get_framing", "lines", "raw")
+    __slots__ = ("_identity", "_user", "fields", "get_framing", "_lines", "tail")
 
     def __init__(self, fields: RequestBlock, get_framing: RequestFraming | MessageError) -> None:
-        self.raw = fields.raw
         self.fields = fields
+        #: The end of a request that has this block: the CRLF of its line, the block, and the empty line.
+        self.tail = b"\r\n%b\r\n" % fields.raw
         #: The framing for a GET of HTTP/1.1 in origin-form.
         self.get_framing = get_framing
-        #: What goes after the request line to the upstream, by (client address, variant).
-        self.lines: dict[tuple[bytes, bytes], bytes] = {}
+        self._lines: dict[bytes, list[bytes | None]] = {}
         self._identity: Identity | None = None
         self._user: bytes | None = None
 
@@ -66,6 +84,15 @@ class Block:
             self._identity, self._user = identity, identity.user_key(self.fields)
         return self._user
 
+    def lines_for(self, peer: bytes) -> list[bytes | None]:
+        """What goes after the request line to the upstream, for each variant, for a client of that address; to be filled in."""
+        lines = self._lines.get(peer)
+        if lines is None:
+            if len(self._lines) >= _MOST_CLIENTS:
+                self._lines.clear()
+            lines = self._lines[peer] = [None, None]
+        return lines
+
 
 class Recall:
     """The memory of one worker for heads read by `rules`."""
@@ -73,40 +100,51 @@ class Recall:
     def __init__(self, rules: HeadRules, via: bytes | None) -> None:
         self.rules = rules
         self._via = via
-        self._lines: _Memory[RequestLine] = _Memory()
+        self._lines: _Memory[Line] = _Memory()
         self._blocks: _Memory[Block] = _Memory()
+        #: Final responses to other methods than HEAD.
         self._responses: _Memory[ResponseHead] = _Memory()
 
-    def head(self, data: bytes, seen: int, last: Block | None) -> tuple[bytes, Block, int] | MessageError | None:
+    def head(self, data: bytes, seen: int, last: Block | None) -> tuple[Line, Block, int] | MessageError | None:
         """The first request line in `data`, its header block, and where they end; as `find_request_head` else.
 
-        `last` is the block that this client sent last: where all that follows the first line is equal to it, or to another
-        that came before, its end need not be looked for.
+        `last` is the block that this client sent last. Where `data` ends in it, or in another that came before, and the
+        line before it is known too, nothing is searched or parsed. (A line that is known holds no CRLF.)
         """
+        if last is not None and data.endswith(last.tail):
+            line = self._lines.get(data[: -len(last.tail)])
+            if line is not None:
+                return line, last, len(data)
         line_end = data.find(b"\r\n")
-        raw = data[line_end + 2 : -2]
-        block = last if last is not None and last.raw == raw else self._blocks.get(raw)
-        if block is not None and line_end > 0 and len(data) == line_end + len(raw) + 4 and data.endswith(b"\r\n"):
-            return data[:line_end], block, len(data)
-        found = find_request_head(data, self.rules, seen)
-        if found is None or isinstance(found, MessageError):
-            return found
-        parsed = self.block(found.block)
-        return parsed if isinstance(parsed, MessageError) else (found.line, parsed, found.end)
+        block = self._blocks.get(data[line_end:]) if line_end > 0 else None
+        if block is not None:
+            raw_line, end = data[:line_end], len(data)
+        else:
+            found = find_request_head(data, self.rules, seen)
+            if found is None or isinstance(found, MessageError):
+                return found
+            parsed = self.block(found.block)
+            if isinstance(parsed, MessageError):
+                return parsed
+            raw_line, block, end = found.line, parsed, found.end
+        read = self.line(raw_line)
+        return read if isinstance(read, MessageError) else (read, block, end)
 
-    def line(self, raw: bytes) -> RequestLine | MessageError:
-        """`parse_request_line(raw)`."""
+    def line(self, raw: bytes) -> Line | MessageError:
+        """`parse_request_line(raw)`, with what follows from it."""
         line = self._lines.get(raw)
         if line is not None:
             return line
         parsed = parse_request_line(raw, self.rules)
-        if isinstance(parsed, RequestLine):
-            self._lines.keep(raw, parsed)
-        return parsed
+        if isinstance(parsed, MessageError):
+            return parsed
+        line = Line(parsed)
+        self._lines.keep(raw, line)
+        return line
 
     def block(self, raw: bytes) -> Block | MessageError:
         """`parse_request_block(raw)`, with room for what follows from it."""
-        block = self._blocks.get(raw)
+        block = self._blocks.get(b"\r\n%b\r\n" % raw)
         if block is not None:
             return block
         fields = parse_request_block(raw, self.rules)
@@ -115,23 +153,30 @@ class Recall:
         if self._via is not None and forward.is_loop(fields, self._via):
             return MessageError(508, "loop")
         block = Block(fields, frame_request(_PLAIN_GET, fields, self.rules))
-        self._blocks.keep(raw, block)
+        self._blocks.keep(block.tail, block)
         return block
 
-    def framing(self, line: RequestLine, block: Block) -> RequestFraming | MessageError:
+    def framing(self, line: Line, block: Block) -> RequestFraming | MessageError:
         """`frame_request(line, block)`."""
-        if line.method == b"GET" and line.minor == 1 and line.authority is None:
-            return block.get_framing
-        return frame_request(line, block.fields, self.rules)
+        return block.get_framing if line.plain else frame_request(line.parsed, block.fields, self.rules)
 
-    def response(self, raw: bytes, method: bytes) -> ResponseHead | MessageError:
-        """`parse_response_head(raw, method)`."""
-        if method == b"HEAD":
-            return parse_response_head(raw, method, self.rules)
-        head = self._responses.get(raw)
-        if head is not None:
-            return head
-        parsed = parse_response_head(raw, method, self.rules)
-        if isinstance(parsed, ResponseHead):
+    def response(self, data: bytes, seen: int, line: Line) -> tuple[ResponseHead, int] | MessageError | None:
+        """The first response head in `data`, as the answer to a request with that line, and where it ends.
+
+        `seen` as for `find_response_head`.
+        """
+        if not seen:
+            known = data.find(b"\r\n\r\n") + 2
+            head = self._responses.get(data[:known])
+            if head is not None and not line.is_head:
+                return head, known + 2
+        end = find_response_head(data, self.rules, seen)
+        if end is None or isinstance(end, MessageError):
+            return end
+        raw = data[: end - 2]
+        parsed = parse_response_head(raw, line.method, self.rules)
+        if isinstance(parsed, MessageError):
+            return parsed
+        if not line.is_head:
             self._responses.keep(raw, parsed)
-        return parsed
+        return parsed, end

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 from canaryproxy.http1.chunked import ChunkedReader
 from canaryproxy.http1.framing import Body
 from canaryproxy.http1.head import MessageError
-from canaryproxy.http1.response import ResponseHead, find_response_head
+from canaryproxy.http1.response import ResponseHead
 
 if TYPE_CHECKING:
     from canaryproxy.proxy.exchange import Exchange, Trailers
@@ -130,16 +130,29 @@ class Upstream(asyncio.BufferedProtocol):
 
     # Called by the exchange.
 
-    def may_be_kept(self) -> bool:
-        """Whether what comes next on this connection will be the answer to its next request."""
-        return self.reusable and self.transport.is_reading() and not self.transport.get_write_buffer_size()
+    def release(self, *, request_done: bool) -> None:
+        """Wait for the next exchange if what comes next will be the answer to it, else close."""
+        transport = self.transport
+        if request_done and self.reusable and transport.is_reading() and not transport.get_write_buffer_size():
+            self.keep()
+        else:
+            self.close()
 
-    def begin(self, exchange: Exchange) -> None:
-        """Serve this exchange from now on."""
+    def keep(self) -> None:
+        """Wait for the next exchange."""
+        self.idle_since = self._worker.now
+        surplus = self.server.keep(self)
+        if surplus is not None:
+            surplus.close()
+
+    def begin(self, exchange: Exchange) -> bool:
+        """Serve this exchange from now on; whether it is the first one."""
         self.exchange = exchange
-        if self.used:
+        first = not self.used
+        if not first:
             self._pending, self._interim, self.head_seen, self._chunked = b"", 0, False, None
         self.used = True
+        return first
 
     def close(self) -> None:
         """Close at once; the exchange, if any, is told nothing."""
@@ -153,19 +166,16 @@ class Upstream(asyncio.BufferedProtocol):
     def _read_head(self, exchange: Exchange, data: bytes) -> None:
         seen, recall = len(self._pending), self._worker.recall
         if seen:
-            data = self._pending + data
+            data, self._pending = self._pending + data, b""
         while True:
-            end = find_response_head(data, recall.rules, seen)
-            if end is None:
+            found = recall.response(data, seen, exchange.line)
+            if found is None:
                 self._pending = data
                 return
-            if isinstance(end, MessageError):
-                exchange.response_invalid(end.reason)
+            if isinstance(found, MessageError):
+                exchange.response_invalid(found.reason)
                 return
-            head = recall.response(data[: end - 2], exchange.line.method)
-            if isinstance(head, MessageError):
-                exchange.response_invalid(head.reason)
-                return
+            head, end = found
             data, seen = data[end:], 0
             if head.status >= 200:
                 break
@@ -174,17 +184,20 @@ class Upstream(asyncio.BufferedProtocol):
                 exchange.response_invalid("upstream_bad_upgrade" if head.status == 101 else "upstream_too_many_interim")
                 return
             exchange.interim_response(head)
-        self._pending = b""
         self._begin_body(exchange, head, data)
 
     def _begin_body(self, exchange: Exchange, head: ResponseHead, data: bytes) -> None:
-        self.head_seen = True
         self._body = body = head.body
         self.reusable = head.reusable
+        out = exchange.response_head(head)
+        if body is _LENGTH and len(data) == head.length:  # nearly always, of small answers: all of it in one read
+            self.exchange = None
+            exchange.response_whole(self, out, data)
+            return
+        self.head_seen = True
         self._remaining = head.length
         if body is _CHUNKED:
             self._chunked = ChunkedReader(upstream=True)
-        out = exchange.response_head(head)
         if body is _NONE:
             if data:
                 self.reusable = False

@@ -67,11 +67,12 @@ class Worker:
     def __init__(self, config: Config, segment: Segment, row: int, slots: Mapping[str, int]) -> None:
         self.words = segment.words
         self.timeouts = config.timeouts
+        #: Of one connection; 0 while none is to be kept.
         self.max_requests = config.limits.requests_per_connection
         self._trusted = [ipaddress.ip_network(network) for network in config.trusted_proxies]
         self.hop: Hop = {
             "host_header": config.host_header,
-            "port": str(config.listen.port).encode(),
+            "port": str(config.listen.port if config.listen else 0).encode(),
             "proto": b"http",
             "via": config.via.encode() if config.via else None,
         }
@@ -79,7 +80,7 @@ class Worker:
         rules = _head_rules(config)
         self.recall = Recall(rules, self.hop["via"])
         self._trusted_recall = Recall(replace(rules, trust_forwarded=True), self.hop["via"])
-        self.outbox: list[tuple[asyncio.Transport, Sequence[bytes]]] = []
+        self.outbox: list[tuple[asyncio.Transport, bytes]] = []
         self.replace_read_buffer()
         self.router, routes, self._pools = build_routes(config, segment, row, slots)
         self._slots = tuple(route.slot for route in routes)
@@ -118,14 +119,14 @@ class Worker:
         self.read_view = memoryview(bytearray(_READ_SIZE))
         self.request_view = self.read_view[: _READ_SIZE // 2]
 
-    def send(self, transport: asyncio.Transport, pieces: Sequence[bytes]) -> None:
+    def send(self, transport: asyncio.Transport, data: bytes) -> None:
         """Write at the end of this turn of the loop, after all that the turn brought has been read.
 
         Writes in one burst wake a sleeping peer once; one at a time they wake it for each (docs/decisions/0006).
         """
         if not self.outbox:
             self.call_soon(self.flush)
-        self.outbox.append((transport, pieces))
+        self.outbox.append((transport, data))
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         """Have this called at the end of this turn of the loop."""
@@ -134,12 +135,9 @@ class Worker:
     def flush(self) -> None:
         """Write what waits for the end of the turn now: before a connection is closed."""
         outbox, self.outbox = self.outbox, []
-        for transport, pieces in outbox:
+        for transport, data in outbox:
             if not transport.is_closing():
-                if len(pieces) == 1:
-                    transport.write(pieces[0])
-                else:
-                    transport.writelines(pieces)
+                transport.write(data)
 
     # Connections.
 
@@ -221,6 +219,7 @@ class Worker:
         if self.draining:
             return
         self.draining = True
+        self.max_requests = 0
         self._drain_until = monotonic() + self.timeouts.drain
         self._ack.set_state(WorkerState.DRAINING)
         for server in self._servers:
@@ -250,7 +249,14 @@ def _head_rules(config: Config) -> HeadRules:
     )
 
 
-def run_worker(config: Config, segment: Segment, row: int, slots: Mapping[str, int], sockets: Sequence[socket.socket]) -> None:
+def run_worker(
+    config: Config,
+    segment: Segment,
+    row: int,
+    slots: Mapping[str, int],
+    sockets: Sequence[socket.socket],
+    tls_sockets: Sequence[socket.socket] = (),
+) -> None:
     """Body of a worker process. Returns when it has drained."""
 
     async def main() -> None:

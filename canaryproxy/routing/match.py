@@ -52,12 +52,13 @@ class Router(Generic[T]):
             paths.sort(key=lambda entry: -len(entry[0]))
         self._hosts = hosts
         everything = hosts.get(b"", [])
-        self._only = everything[0][1] if len(hosts) == 1 and [path for path, _ in everything] == [b"/"] else None
+        #: The route of every request, where there is one that takes them all and no other.
+        self.only = everything[0][1] if len(hosts) == 1 and [path for path, _ in everything] == [b"/"] else None
 
     def match(self, host: bytes, target: bytes) -> T | None:
         """The route of this request, or None. An exact host wins over a wildcard, that over none; then the longest path."""
-        if self._only is not None:
-            return self._only
+        if self.only is not None:
+            return self.only
         name, path = normalise_host(host), normalise(target)
         route = _longest(self._hosts.get(name), path)
         rest = name

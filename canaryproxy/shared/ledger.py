@@ -32,9 +32,11 @@ from canaryproxy.stats.histogram import index as bucket_index
 _T_HANG_US: Final = T_HANG * 1_000_000
 # Members of an IntEnum cost ten times a plain int to look up and to add: these are for the request path.
 _CLIENT_GONE: Final = int(Count.CLIENT_GONE)
-_RING: Final = RING
-_THRESHOLDS: Final = THRESHOLDS
-_COHORT_WORDS: Final = COHORT_WORDS
+_RESOLVED: Final = int(Count.RESOLVED)
+_FAILED: Final = int(Count.FAILED)
+_BYTES_IN: Final = int(Count.BYTES_IN)
+_BYTES_OUT: Final = int(Count.BYTES_OUT)
+_LATENCY_SUM: Final = int(Count.LATENCY_SUM_US)
 
 
 class Counters:
@@ -43,95 +45,94 @@ class Counters:
     Times are monotonic seconds; an exchange belongs to the cohort of second `int(started)`.
     """
 
-    __slots__ = ("_block", "_bytes_in", "_cohorts", "_failed", "_histogram", "_latency_sum", "_resolved", "_thresholds", "_words")
+    __slots__ = ("_block", "_board", "_thresholds")
 
     def __init__(self, segment: Segment, worker: int, slot: int, variant: int) -> None:
-        self._words = segment.words
-        self._block = block = segment.layout.block(worker, slot, variant)
-        self._cohorts = block + COHORT_AT
-        self._histogram = block + HISTOGRAM_AT
+        at = segment.layout.block(worker, slot, variant)
+        self._block = segment.words[at : at + BLOCK_WORDS]
+        self._board = segment.words
         self._thresholds = segment.layout.board_row(slot) + THRESHOLDS_AT
-        self._latency_sum = block + int(Count.LATENCY_SUM_US)
-        self._resolved = block + int(Count.RESOLVED)
-        self._failed = block + int(Count.FAILED)
-        self._bytes_in = block + int(Count.BYTES_IN)
 
     def begin(self, started: float, *, judged: bool) -> None:
         """Count an exchange that starts now."""
-        words = self._words
-        words[self._block] += 1
+        block = self._block
+        block[0] += 1
         if judged:
-            words[self._cohorts + int(started) % _RING * _COHORT_WORDS] += 1
+            block[COHORT_AT + int(started) % RING * COHORT_WORDS] += 1
 
-    def finish(self, count: int, started: float, now: float, *, judged: bool, failed: bool) -> None:
-        """Count its end: `count` is the outcome; `failed` says that it was the upstream's fault."""
-        words = self._words
-        elapsed_us = int((now - started) * 1e6)
-        words[self._block + count] += 1
+    def finish(
+        self, count: int, started: float, now: float, *, judged: bool, failed: bool, received: int = 0, sent: int = 0
+    ) -> None:
+        """Count its end: `count` is the outcome; `failed` says that it was the upstream's fault.
+
+        `received` and `sent` are body bytes from and to the client.
+        """
+        block = self._block
+        block[count] += 1
+        if received:
+            block[_BYTES_IN] += received
+        block[_BYTES_OUT] += sent
         if not judged:
             return
+        elapsed_us = int((now - started) * 1e6)
         if count < _CLIENT_GONE:
-            words[self._latency_sum] += elapsed_us
-            words[self._histogram + bucket_index(elapsed_us)] += 1
-        if elapsed_us > _T_HANG_US:
-            return  # its cohort was due without it, and it has been counted as failed and slow
-        if count < _CLIENT_GONE:
-            words[self._resolved] += 1
+            block[_LATENCY_SUM] += elapsed_us
+            block[HISTOGRAM_AT + bucket_index(elapsed_us)] += 1
+            if elapsed_us > _T_HANG_US:
+                return  # its cohort was due without it, and it has been counted as failed and slow
+            block[_RESOLVED] += 1
             if failed:
-                words[self._failed] += 1
-            self._classify(int(started), elapsed_us)
-        else:
-            self._withdraw(int(started), elapsed_us)
+                block[_FAILED] += 1
+            position = int(started) % RING
+            fast = elapsed_us <= self._board[self._thresholds + position * THRESHOLDS]
+            block[COHORT_AT + position * COHORT_WORDS + (1 if fast else self._class(position, elapsed_us))] += 1
+        elif elapsed_us <= _T_HANG_US:
+            self._withdraw(started, elapsed_us)
 
     def answered(self, started: float, head_at: float, *, judged: bool) -> None:
         """Judge a response that goes on for long (a stream, a big file, a slow reader) by the time of its head."""
         if not judged:
             return
-        words, elapsed_us = self._words, int((head_at - started) * 1e6)
-        words[self._latency_sum] += elapsed_us
-        words[self._histogram + bucket_index(elapsed_us)] += 1
+        block, elapsed_us = self._block, int((head_at - started) * 1e6)
+        block[_LATENCY_SUM] += elapsed_us
+        block[HISTOGRAM_AT + bucket_index(elapsed_us)] += 1
         if elapsed_us <= _T_HANG_US:
-            words[self._resolved] += 1
-            self._classify(int(started), elapsed_us)
+            block[_RESOLVED] += 1
+            position = int(started) % RING
+            block[COHORT_AT + position * COHORT_WORDS + self._class(position, elapsed_us)] += 1
 
     def withdraw(self, started: float) -> None:
         """Take an exchange that began out of its cohort."""
-        self._withdraw(int(started), 0)
+        self._withdraw(started, 0)
 
-    def finish_answered(self, count: int, *, judged: bool, failed: bool) -> None:
+    def finish_answered(self, count: int, *, judged: bool, failed: bool, received: int, sent: int) -> None:
         """Count the end of a response that was judged by its head; a failure after it is one more that failed."""
-        words = self._words
-        words[self._block + count] += 1
+        block = self._block
+        block[count] += 1
+        block[_BYTES_IN] += received
+        block[_BYTES_OUT] += sent
         if judged and failed:
-            words[self._resolved] += 1
-            words[self._failed] += 1
-
-    def add_bytes(self, received: int, sent: int) -> None:
-        """Count body bytes from and to the client."""
-        words, at = self._words, self._bytes_in
-        if received:
-            words[at] += received
-        words[at + 1] += sent
+            block[_RESOLVED] += 1
+            block[_FAILED] += 1
 
     def add_retry(self) -> None:
         """Count one more try of an exchange."""
-        self._words[self._block + Count.RETRIES] += 1
+        self._block[Count.RETRIES] += 1
 
-    def _classify(self, second: int, elapsed_us: int) -> None:
-        words, position, cls = self._words, second % _RING, 1
-        threshold = self._thresholds + position * _THRESHOLDS
-        while cls <= _THRESHOLDS and elapsed_us > words[threshold]:
+    def _class(self, position: int, elapsed_us: int) -> int:
+        """The latency class (1 is the fastest) by the thresholds of this place of the ring."""
+        board, cls, threshold = self._board, 1, self._thresholds + position * THRESHOLDS
+        while cls <= THRESHOLDS and elapsed_us > board[threshold]:
             cls += 1
             threshold += 1
-        words[self._cohorts + position * _COHORT_WORDS + cls] += 1
+        return cls
 
-    def _withdraw(self, second: int, elapsed_us: int) -> None:
+    def _withdraw(self, started: float, elapsed_us: int) -> None:
         """A client that left says nothing of the variant, unless every latency threshold had already passed."""
-        position = second % _RING
-        if elapsed_us > self._words[self._thresholds + position * _THRESHOLDS + _THRESHOLDS - 1] > 0:
-            self._classify(second, elapsed_us)
-        else:
-            self._words[self._cohorts + position * _COHORT_WORDS + COHORT_WITHDRAWN] += 1
+        position = int(started) % RING
+        overdue = elapsed_us > self._board[self._thresholds + position * THRESHOLDS + THRESHOLDS - 1] > 0
+        cls = self._class(position, elapsed_us) if overdue else COHORT_WITHDRAWN
+        self._block[COHORT_AT + position * COHORT_WORDS + cls] += 1
 
 
 @dataclass(frozen=True, slots=True)

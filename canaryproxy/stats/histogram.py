@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 _GROWTH = 1.02
 _FIRST_US, _LAST_US = 100, 100_000_000
@@ -21,9 +22,8 @@ _INNER_EDGES_US = _EDGES_US[:-1]
 COUNT = len(_EDGES_US)
 
 
-def index(us: int) -> int:
-    """The bucket of a latency in microseconds, 0 <= index < COUNT. Hot: one bisection in C, about 140 ns."""
-    return bisect_left(_INNER_EDGES_US, us)
+#: The bucket of a latency in microseconds, 0 <= index < COUNT. On the request path: one bisection, all of it in C.
+index: Callable[[int], int] = partial(bisect_left, _INNER_EDGES_US)
 
 
 def upper_edge_us(bucket: int) -> int:

@@ -349,6 +349,7 @@ def test_a_client_that_leaves_while_connecting_in_vain(wire: Wire) -> None:
 
 def test_no_route() -> None:
     with Wire() as wire:
+        wire.worker.router.only = None
         wire.worker.router.match = lambda host, target: None  # type: ignore[method-assign]
         client = wire.client()
         client.send(POST + b"0123456789" + GET)

@@ -8,7 +8,7 @@ from canaryproxy.http1.framing import frame_request
 from canaryproxy.http1.head import HeadRules, MessageError, RequestLine, parse_request_block, parse_request_line
 from canaryproxy.http1.response import ResponseHead, parse_response_head
 from canaryproxy.proxy import recall as module
-from canaryproxy.proxy.recall import Block, Recall
+from canaryproxy.proxy.recall import Block, Line, Recall
 from canaryproxy.routing.identity import Cookieless, Identity
 
 RULES = HeadRules()
@@ -34,30 +34,59 @@ def recall() -> Recall:
 def test_what_is_recalled_is_what_is_parsed(recall: Recall, raw_line: bytes, raw_block: bytes) -> None:
     for _ in range(2):
         line, block = recall.line(raw_line), recall.block(raw_block)
-        assert line == parse_request_line(raw_line, RULES)
+        parsed = parse_request_line(raw_line, RULES)
+        assert (line.parsed if isinstance(line, Line) else line) == parsed
         fields = parse_request_block(raw_block, RULES)
         if isinstance(block, MessageError) or isinstance(fields, MessageError):
             assert block == fields
-        elif isinstance(line, RequestLine):
-            assert block.raw == fields.raw == raw_block
+        elif isinstance(line, Line) and isinstance(parsed, RequestLine):
+            assert block.fields.raw == fields.raw == raw_block
             assert block.fields.forward == fields.forward
-            assert recall.framing(line, block) == frame_request(line, fields, RULES)
+            assert recall.framing(line, block) == frame_request(parsed, fields, RULES)
+
+
+@pytest.mark.parametrize("raw_line", LINES)
+@pytest.mark.parametrize("raw_block", BLOCKS)
+def test_a_head_is_found_alike_the_first_time_and_again(recall: Recall, raw_line: bytes, raw_block: bytes) -> None:
+    data = b"%b\r\n%b\r\n" % (raw_line, raw_block)
+    first, last = recall.head(data, 0, None), None
+    for following in (b"", b"GET /", data):
+        found = recall.head(data + following, 0, last)
+        assert found == first
+        if isinstance(found, tuple) and not isinstance(found, MessageError):
+            last = found[1]
+            assert found[2] == len(data)
+            assert recall.head(data[:-1], 0, last) is None
+
+
+def test_a_block_that_ends_as_the_last_one_is_another_block(recall: Recall) -> None:
+    found = recall.head(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 0, None)
+    assert isinstance(found, tuple)
+    longer = recall.head(b"GET / HTTP/1.1\r\nX: y\r\nHost: a\r\n\r\n", 0, found[1])
+    assert isinstance(longer, tuple)
+    assert longer[1].fields.raw == b"X: y\r\nHost: a\r\n"
 
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD"])
 def test_the_same_response_head_means_another_thing_to_head(recall: Recall, method: bytes) -> None:
     raw = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n"
     for asked in (b"GET", b"HEAD", method):
-        found, parsed = recall.response(raw, asked), parse_response_head(raw, asked, RULES)
-        assert isinstance(found, ResponseHead)
+        line, parsed = recall.line(b"%b / HTTP/1.1" % asked), parse_response_head(raw, asked, RULES)
+        assert isinstance(line, Line)
         assert isinstance(parsed, ResponseHead)
-        assert (found.body, found.length, found.forward) == (parsed.body, parsed.length, parsed.forward)
+        found = recall.response(raw + b"\r\nbody", 0, line)
+        assert isinstance(found, tuple)
+        head, end = found
+        assert (head.body, head.length, head.forward, end) == (parsed.body, parsed.length, parsed.forward, len(raw) + 2)
 
 
 def test_errors_are_not_kept(recall: Recall) -> None:
     assert recall.line(b"bad") == recall.line(b"bad") == MessageError(400, "bad_request_line")
-    assert isinstance(recall.response(b"bad\r\n", b"GET"), MessageError)
-    assert not recall._lines
+    get = recall.line(b"GET / HTTP/1.1")
+    assert isinstance(get, Line)
+    assert isinstance(recall.response(b"bad\r\n\r\n", 0, get), MessageError)
+    assert recall.response(b"HTTP/1.1 200 OK\r\n", 0, get) is None
+    assert list(recall._lines) == [b"GET / HTTP/1.1"]
     assert not recall._responses
 
 

@@ -34,8 +34,7 @@ def test_a_successor_counts_on(segment: Segment) -> None:
     for _ in range(2):
         counters = Counters(segment, 0, 1, STABLE)
         counters.begin(5.0, judged=True)
-        counters.finish(Count.C2XX, 5.0, 5.0005, judged=True, failed=False)
-        counters.add_bytes(3, 4)
+        counters.finish(Count.C2XX, 5.0, 5.0005, judged=True, failed=False, received=3, sent=4)
         counters.add_retry()
     block = read_block(segment, 1, STABLE)
     assert (block[Count.STARTED], block[Count.C2XX], block[Count.RESOLVED]) == (2, 2, 2)

@@ -1,0 +1,42 @@
+"""What has come of one request's body: what waits for a connection, and what is kept to be sent again (C5).
+
+Made by `proxy.exchange` for requests that have a body; no I/O of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+#: A body up to this size is kept, so that its request can be sent again.
+REPLAY_LIMIT = 65536
+
+
+class RequestBody:
+    """`received` are the body's own bytes so far; `seconds` how long the client took to send it, no part of the latency."""
+
+    __slots__ = ("_replay", "received", "seconds", "waiting")
+
+    def __init__(self, *, keep: bool) -> None:
+        """`keep`: the request may be sent twice."""
+        self.received = 0
+        self.seconds = 0.0
+        self.waiting: list[bytes] = []
+        self._replay: bytearray | None = bytearray() if keep else None
+
+    def add(self, pieces: Sequence[bytes], size: int) -> None:
+        """Take note of `pieces`, framed as they go to the upstream; `size` of their bytes are the body's own."""
+        self.received += size
+        if self._replay is not None:
+            if self.received > REPLAY_LIMIT:
+                self._replay = None
+            else:
+                self._replay += b"".join(pieces)
+
+    def can_be_sent_again(self) -> bool:
+        """Whether all that came is still there."""
+        return self._replay is not None
+
+    def wait_again(self) -> None:
+        """Let all that was kept wait for the next connection."""
+        if self._replay:
+            self.waiting = [bytes(self._replay)]
