@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from canaryproxy.analysis.describe import describe_metric
-from canaryproxy.config.schema import Pool
+from canaryproxy.config.upstreams import Pool
 from canaryproxy.control.controller import Controller
 from canaryproxy.control.recent import Recent
 from canaryproxy.control.route import RouteControl
@@ -37,9 +37,9 @@ def route_document(controller: Controller, route: RouteControl) -> dict[str, Any
         "evidence": {metric.metric: describe_metric(metric) for metric in verdict.metrics} if verdict else {},
         "hold": rollout.dwell,
         "held": round(rollout.held, 1),
-        "started_at": _iso(rollout.started_at),
-        "step_entered_at": _iso(rollout.step_entered_at),
-        "ended_at": _iso(rollout.ended_at),
+        "started_at": iso(rollout.started_at),
+        "step_entered_at": iso(rollout.step_entered_at),
+        "ended_at": iso(rollout.ended_at),
         "saved": not route.saver.failing,
     }
 
@@ -62,5 +62,5 @@ def _variant(controller: Controller, route: RouteControl, variant: int, name: st
     }
 
 
-def _iso(wall: float | None) -> str | None:
+def iso(wall: float | None) -> str | None:
     return None if wall is None else datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -119,14 +119,8 @@ class Handlers:
     async def _change(self, request: web.Request, event: Event, body: dict[str, Any]) -> web.Response:
         name = request.match_info["route"]
         revision = self._controller.route(name).rollout.revision
-        expected = request.headers.get("If-Match", "*")
-        if not {"*", _etag(revision)} & {tag.strip() for tag in expected.split(",")}:
-            problem = {
-                "code": "changed_meanwhile",
-                "message": f"route {name}: is at revision {revision}, not at {expected}",
-                "hint": "look at it again, then decide",
-            }
-            return web.json_response({"error": problem}, status=412, headers={"ETag": _etag(revision)})
+        if refusal := refuse_if_changed(request, f"route {name}", str(revision)):
+            return refusal
         return await self._submit(name, event, body.get("reason", ""))
 
     async def _submit(self, name: str, event: Event, note: str) -> web.Response:
@@ -136,15 +130,31 @@ class Handlers:
     def _document(self, name: str, **more: Any) -> web.Response:
         route = self._controller.route(name)
         document = route_document(self._controller, route) | more
-        return web.json_response(document, headers={"ETag": _etag(route.rollout.revision)})
+        return web.json_response(document, headers={"ETag": etag(str(route.rollout.revision))})
 
 
-def _etag(revision: int) -> str:
+def etag(revision: str) -> str:
+    """The entity tag of a revision (RFC 9110 section 8.8.3)."""
     return f'"{revision}"'
 
 
-async def _body(request: web.Request, **known: type) -> dict[str, Any]:
-    """The members of the JSON object in the body (none: no members), all of them `known` and of that type."""
+def refuse_if_changed(request: web.Request, what: str, revision: str | None) -> web.Response | None:
+    """The answer where If-Match names other revisions than the present one (None: there is nothing yet), else None."""
+    expected = request.headers.get("If-Match")
+    if expected is None:
+        return None
+    if revision is not None and {"*", etag(revision)} & {tag.strip() for tag in expected.split(",")}:
+        return None
+    problem = {
+        "code": "changed_meanwhile",
+        "message": f"{what}: is at revision {revision}, not at {expected}" if revision else f"{what}: does not exist",
+        "hint": "look at it again, then decide",
+    }
+    return web.json_response({"error": problem}, status=412, headers={"ETag": etag(revision)} if revision else {})
+
+
+async def json_object(request: web.Request, example: str) -> dict[str, Any]:
+    """The JSON object in the body (none: no members)."""
     data = await request.read()
     if not data:
         return {}
@@ -152,10 +162,16 @@ async def _body(request: web.Request, **known: type) -> dict[str, Any]:
         raise BadRequestError("", f"content type {request.content_type!r}", "send application/json")
     try:
         body = json.loads(data)
-    except ValueError as error:
-        raise BadRequestError("", f"the body is not JSON ({error})", f'send for example {{"{next(iter(known))}": ...}}') from None
+    except (ValueError, RecursionError) as error:
+        raise BadRequestError("", f"the body is not JSON ({error})", f"send for example {example}") from None
     if not isinstance(body, dict):
-        raise BadRequestError("", "the body is not a JSON object", f'send for example {{"{next(iter(known))}": ...}}')
+        raise BadRequestError("", "the body is not a JSON object", f"send for example {example}")
+    return body
+
+
+async def _body(request: web.Request, **known: type) -> dict[str, Any]:
+    """The members of the JSON object in the body, all of them `known` and of that type."""
+    body = await json_object(request, f'{{"{next(iter(known))}": ...}}')
     for name, value in body.items():
         if name not in known:
             raise BadRequestError(name, "is not known here", f"known: {', '.join(known)}")

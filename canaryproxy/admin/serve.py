@@ -17,11 +17,12 @@ from aiohttp import web
 from canaryproxy.admin.app import make_app
 from canaryproxy.admin.auth import load_token
 from canaryproxy.clock import SystemClock
-from canaryproxy.config.schema import Config
+from canaryproxy.config.overlay import Laid
 from canaryproxy.control.controller import Controller
+from canaryproxy.control.handover import Handover
+from canaryproxy.control.pools import Pools
 from canaryproxy.shared.board import Board
 from canaryproxy.shared.layout import Segment
-from canaryproxy.store.base import Saved
 from canaryproxy.store.sqlite import SqliteStore
 
 _BEAT = 0.1
@@ -29,24 +30,32 @@ _BEAT = 0.1
 _GOODBYE = 1.0
 
 
-def run_controller(config: Config, segment: Segment, slots: Mapping[str, int], admin_sockets: list[socket.socket]) -> None:
-    """Control the routes and serve the admin endpoint on the inherited sockets until SIGTERM.
+def run_controller(
+    laid: Laid, segment: Segment, slots: Mapping[str, int], handover: Handover, admin_sockets: list[socket.socket]
+) -> None:
+    """Control the routes of what is in force and serve the admin endpoint on the inherited sockets until SIGTERM.
 
     Raises StartError (token file) or StoreError if it cannot begin, and whatever a tick raises.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the supervisor says when to end
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(config, segment, slots, admin_sockets))
+        runner.run(_serve(laid, segment, slots, handover, admin_sockets))
 
 
-async def _serve(config: Config, segment: Segment, slots: Mapping[str, int], admin_sockets: list[socket.socket]) -> None:
+async def _serve(
+    laid: Laid, segment: Segment, slots: Mapping[str, int], handover: Handover, admin_sockets: list[socket.socket]
+) -> None:
+    config = laid.config
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     pulse = asyncio.create_task(_beat(Board(segment)), name="pulse")
     token = load_token(config.admin.token_file)
-    store, saved = await asyncio.to_thread(_open, config.state.path)
-    controller = Controller(config, segment, slots, store, saved)
-    runner = web.AppRunner(make_app(controller, token, config.admin.listen), access_log=None, shutdown_timeout=_GOODBYE)
+    store = await asyncio.to_thread(SqliteStore, config.state.path)
+    controller = Controller(config, segment, slots, store, await asyncio.to_thread(store.load))
+    pools = Pools(controller, store, handover, laid.registered)
+    await pools.begin(await asyncio.to_thread(store.pools))
+    app = make_app(controller, pools, token, config.admin.listen)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_GOODBYE)
     await runner.setup()
     for sock in admin_sockets:
         await web.SockSite(runner, sock).start()
@@ -61,13 +70,9 @@ async def _serve(config: Config, segment: Segment, slots: Mapping[str, int], adm
         ticking.cancel()
         stopping.cancel()
         await runner.cleanup()
+        await pools.close()
         await controller.close()
         pulse.cancel()
-
-
-def _open(path: str) -> tuple[SqliteStore, dict[str, Saved]]:
-    store = SqliteStore(path)
-    return store, store.load()
 
 
 async def _beat(board: Board) -> None:

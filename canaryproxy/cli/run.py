@@ -36,7 +36,11 @@ def run(
     ] = None,
     stable: Annotated[
         list[str] | None,
-        typer.Option(metavar="URL", help="A server of the present version; may be repeated.", show_default=False),
+        typer.Option(
+            metavar="URL",
+            help="A server of the present version: http://, https:// or unix:/path; may be repeated.",
+            show_default=False,
+        ),
     ] = None,
     canary: Annotated[
         list[str] | None, typer.Option(metavar="URL", help="A server of the new version; may be repeated.", show_default=False)
@@ -94,6 +98,7 @@ def check(
         return
     _warn(found)
     typer.echo(f"ok: {file}: {len(settings.pools)} pools, {len(settings.routes)} routes")
+    typer.echo(f"  serving on {', '.join(settings.urls)}; admin on http://{settings.admin.listen}")
     for name, route in settings.routes.items():
         typer.echo(f"  {name}: {_plan(route)}")
 

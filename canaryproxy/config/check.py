@@ -1,20 +1,20 @@
 """What is wrong with a configuration although each of its fields is right. Pure; called by `config.load` and `canaryproxy check`.
 
 `problems` stop the start; `warnings` are said and the proxy runs. Places are paths into the file
-(`routes.shop.rollout.steps[0].hold`); `config.load` adds the line. The limits of a rollout are there because one
+(`routes.shop.rollout.steps[0].hold`); `config.load` adds the line. The rules of what is on the network are in
+`config.check_network`. The limits of a rollout are there because one
 that outruns its evidence is a sped-up blue-green.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Collection, Iterator
 from itertools import combinations, pairwise
-from pathlib import PurePosixPath
-from typing import NamedTuple
 
+from canaryproxy.config import check_network
+from canaryproxy.config.check_network import Finding, found, is_loopback, reported
 from canaryproxy.config.explain import did_you_mean
-from canaryproxy.config.quantities import Address, Server, format_duration, format_percent
+from canaryproxy.config.quantities import format_duration, format_percent
 from canaryproxy.config.schema import Config, OnBreach, Rollout, Route
 from canaryproxy.errors import Problem
 
@@ -27,7 +27,7 @@ _BLUE_GREEN = "that is a sped-up blue-green, not a canary"
 
 #: Names of cookie attributes (RFC 6265 section 4.1.1, RFC 2109): parsers take them for attributes.
 _COOKIE_ATTRIBUTES = frozenset({"path", "domain", "expires", "max-age", "secure", "httponly", "samesite", "version", "comment"})
-#: RFC 6265bis section 4.1.3: refused by browsers unless Secure; the proxy speaks http.
+#: RFC 6265bis section 4.1.3: refused by browsers unless Secure, and the proxy's cookie is not.
 _COOKIE_PREFIXES = ("__secure-", "__host-")
 #: Fields of the message or the connection, and our own: none of them says who the user is.
 _NOT_A_USER = frozenset(
@@ -37,71 +37,12 @@ _NOT_A_USER = frozenset(
 _FORWARDED = frozenset({"forwarded", "x-forwarded-for", "x-real-ip"})
 
 
-class Finding(NamedTuple):
-    """A problem, and the places besides its own that it was concluded from."""
-
-    problem: Problem
-    reads: tuple[str, ...] = ()
-
-
 def problems(config: Config, unread: Collection[str] = ()) -> list[Problem]:
     """Everything that stops the start, not in file order.
 
     `unread` are places that could not be read and hold a default or a stand-in: what depends on them is not reported.
     """
-    found = (finding for rule in _RULES for finding in rule(config))
-    return [f.problem for f in found if not any(_overlap(place, gap) for place in (f.problem.where, *f.reads) for gap in unread)]
-
-
-def _overlap(place: str, other: str) -> bool:
-    shorter, longer = sorted((place, other), key=len)
-    return longer.startswith(shorter) and longer[len(shorter) :][:1] in ("", ".", "[")
-
-
-def _found(where: str, what: str, hint: str, *reads: str) -> Finding:
-    return Finding(Problem(where, what, hint), reads)
-
-
-# --- addresses ---
-
-
-def _addresses(config: Config) -> Iterator[Finding]:
-    if _reaches(config.admin.listen, config.listen) or _reaches(config.listen, config.admin.listen):
-        yield _found("admin.listen", f"{config.admin.listen} is taken by listen ({config.listen})", "use another port", "listen")
-    if PurePosixPath(config.state.path) == PurePosixPath(config.admin.token_file):
-        yield _found("state.path", "is the same file as admin.token_file", "use two files", "admin.token_file")
-
-
-def _loops(config: Config) -> Iterator[Finding]:
-    for name, pool in config.pools.items():
-        for index, server in enumerate(pool.servers):
-            place = f"pools.{name}.servers[{index}]"
-            if _reaches(server, config.listen):
-                hint = "write the address of the application"
-                yield _found(place, f"{server} is this proxy itself (listen: {config.listen})", hint, "listen")
-            elif _reaches(server, config.admin.listen):
-                hint = "write the address of the application"
-                yield _found(place, f"{server} is this proxy's admin endpoint (admin.listen)", hint, "admin.listen")
-
-
-def _reaches(target: Address | Server, listener: Address) -> bool:
-    """Whether a connection to `target` surely arrives at `listener`, as far as that can be told without asking the system."""
-    if target.port != listener.port or target.port == 0:
-        return False
-    if target.host.lower() == listener.host.lower():
-        return True
-    if listener.host in ("0.0.0.0", "::"):
-        return _is_loopback(target.host) or target.host in ("0.0.0.0", "::")
-    return (
-        "localhost" in (target.host.lower(), listener.host.lower()) and _is_loopback(target.host) and _is_loopback(listener.host)
-    )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
+    return reported((finding for rule in _RULES for finding in rule(config)), unread)
 
 
 # --- routes ---
@@ -112,10 +53,10 @@ def _pools_of_routes(config: Config) -> Iterator[Finding]:
         for role, pool in (("stable", route.stable), ("canary", route.canary)):
             if pool is not None and pool not in config.pools:
                 hint = f"{did_you_mean(pool, config.pools)}pools: {', '.join(config.pools)}"
-                yield _found(f"routes.{name}.{role}", f"no pool is named {pool!r}", hint, f"pools.{pool}")
+                yield found(f"routes.{name}.{role}", f"no pool is named {pool!r}", hint, f"pools.{pool}")
         if route.canary == route.stable:
             hint = "name the pool of the new version, or leave canary out while there is none"
-            yield _found(f"routes.{name}.canary", f"is the same pool as stable ({route.stable!r})", hint, f"routes.{name}.stable")
+            yield found(f"routes.{name}.canary", f"is the same pool as stable ({route.stable!r})", hint, f"routes.{name}.stable")
 
 
 def _matches(config: Config) -> Iterator[Finding]:
@@ -125,7 +66,7 @@ def _matches(config: Config) -> Iterator[Finding]:
         if hosts and paths:
             host = min(hosts) or "every host"
             what = f"takes the same requests as route {first!r} ({host}, path {min(paths)})"
-            yield _found(f"routes.{second}.match", what, "give one of the two another host or path", f"routes.{first}.match")
+            yield found(f"routes.{second}.match", what, "give one of the two another host or path", f"routes.{first}.match")
 
 
 def _users(config: Config) -> Iterator[Finding]:
@@ -133,24 +74,24 @@ def _users(config: Config) -> Iterator[Finding]:
         place, cookie = f"routes.{name}.affinity", route.affinity.cookie.lower()
         if cookie in _COOKIE_ATTRIBUTES:
             hint = "use another name, for example canaryproxy_id"
-            yield _found(f"{place}.cookie", f"{route.affinity.cookie!r} is the name of a cookie attribute", hint)
+            yield found(f"{place}.cookie", f"{route.affinity.cookie!r} is the name of a cookie attribute", hint)
         if cookie.startswith(_COOKIE_PREFIXES):
             prefix = cookie[: cookie.index("-") + 1]
-            what = f"{route.affinity.cookie!r} is refused by browsers: {prefix} cookies need https"
-            yield _found(f"{place}.cookie", what, "use a name without that prefix")
+            what = f"{route.affinity.cookie!r} is refused by browsers: {prefix} cookies must be Secure, and this one is not"
+            yield found(f"{place}.cookie", what, "use a name without that prefix")
         if route.affinity.header is not None:
             yield from _user_header(config, f"{place}.header", route.affinity.header)
 
 
 def _user_header(config: Config, place: str, header: str) -> Iterator[Finding]:
     if header.lower() in _NOT_A_USER:
-        yield _found(place, f"{header!r} does not say who the user is", "use a header with the user's id, for example X-User-Id")
+        yield found(place, f"{header!r} does not say who the user is", "use a header with the user's id, for example X-User-Id")
     if header.lower() in _FORWARDED and not config.trusted_proxies:
         what = f"{header!r} can be made up by any client, and trusted_proxies is empty"
-        yield _found(place, what, "set trusted_proxies, or use another header", "trusted_proxies")
+        yield found(place, what, "set trusted_proxies, or use another header", "trusted_proxies")
     if "_" in header and config.underscore_headers != "allow":
         what = f"{header!r} never arrives: underscore_headers is {config.underscore_headers}"
-        yield _found(place, what, f"use {header.replace('_', '-')}, or set underscore_headers: allow", "underscore_headers")
+        yield found(place, what, f"use {header.replace('_', '-')}, or set underscore_headers: allow", "underscore_headers")
 
 
 # --- rollouts ---
@@ -162,13 +103,13 @@ def _steps(config: Config) -> Iterator[Finding]:
         for index, (before, step) in enumerate(pairwise(rollout.steps), 1):
             if step.weight <= before.weight:
                 what = f"{format_percent(step.weight)} is not more than the {format_percent(before.weight)} of the step before"
-                yield _found(f"{place}.steps[{index}].weight", what, "let the weights rise")
+                yield found(f"{place}.steps[{index}].weight", what, "let the weights rise")
         longest = format_duration(rollout.max_step_duration)
         for index, step in enumerate(rollout.steps):
             if step.hold > rollout.max_step_duration:
                 what = f"{format_duration(step.hold)} is longer than max_step_duration ({longest}): the step ends as inconclusive"
                 hint = "hold for less or raise max_step_duration"
-                yield _found(f"{place}.steps[{index}].hold", what, hint, f"{place}.max_step_duration")
+                yield found(f"{place}.steps[{index}].hold", what, hint, f"{place}.max_step_duration")
         if not rollout.i_accept_the_risk:
             for finding in _risks(place, rollout):
                 yield Finding(finding.problem, (f"{place}.i_accept_the_risk",))
@@ -179,21 +120,21 @@ def _risks(place: str, rollout: Rollout) -> Iterator[Finding]:
     for index, step in enumerate(rollout.steps):
         if step.hold < MIN_HOLD:
             what = f"{format_duration(step.hold)} is too short to see harm before the next step: {_BLUE_GREEN}"
-            yield _found(f"{place}.steps[{index}].hold", what, f"hold for at least {format_duration(MIN_HOLD)}, or {_RISK}")
+            yield found(f"{place}.steps[{index}].hold", what, f"hold for at least {format_duration(MIN_HOLD)}, or {_RISK}")
     if first > MAX_FIRST_WEIGHT:
         what = f"a first step of {format_percent(first)} exposes too many users to an unknown version: {_BLUE_GREEN}"
-        yield _found(f"{place}.steps[0].weight", what, f"begin with at most {format_percent(MAX_FIRST_WEIGHT)}, or {_RISK}")
+        yield found(f"{place}.steps[0].weight", what, f"begin with at most {format_percent(MAX_FIRST_WEIGHT)}, or {_RISK}")
     for index, (before, step) in enumerate(pairwise(rollout.steps), 1):
         if step.weight > before.weight * MAX_JUMP:
             what = f"from {format_percent(before.weight)} to {format_percent(step.weight)} is {_JUMP}: {_BLUE_GREEN}"
-            yield _found(f"{place}.steps[{index}].weight", what, f"put a step between, or {_RISK}")
+            yield found(f"{place}.steps[{index}].weight", what, f"put a step between, or {_RISK}")
     if last * MAX_JUMP < 10_000:
         what = f"the last step is {format_percent(last)} and then comes 100%, {_JUMP}: {_BLUE_GREEN}"
-        yield _found(f"{place}.steps[{len(rollout.steps) - 1}].weight", what, f"add a step, or {_RISK}")
+        yield found(f"{place}.steps[{len(rollout.steps) - 1}].weight", what, f"add a step, or {_RISK}")
 
 
 _JUMP = f"a jump of more than {MAX_JUMP} times"
-_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (_addresses, _loops, _pools_of_routes, _matches, _users, _steps)
+_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (*check_network.RULES, _pools_of_routes, _matches, _users, _steps)
 
 
 # --- warnings ---
@@ -201,14 +142,14 @@ _RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (_addresses, _loops,
 
 def warnings(config: Config) -> list[Problem]:
     """What is allowed but would surprise; the proxy starts nevertheless."""
-    found = [*_exposure(config), *_pools_in_doubt(config)]
+    surprises = [*_exposure(config), *check_network.warnings(config), *_pools_in_doubt(config)]
     for name, route in config.routes.items():
-        found += _unguarded(f"routes.{name}", route)
-    return found
+        surprises += _unguarded(f"routes.{name}", route)
+    return surprises
 
 
 def _exposure(config: Config) -> Iterator[Problem]:
-    if not _is_loopback(config.admin.listen.host):
+    if not is_loopback(config.admin.listen.host):
         open_to = "anybody there can read status and metrics, and whoever has the token can change the traffic"
         what = f"{config.admin.listen} can be reached from other machines; {open_to}"
         yield Problem("admin.listen", what, "use 127.0.0.1, or let a firewall or a proxy with TLS stand before it")
@@ -220,17 +161,15 @@ def _exposure(config: Config) -> Iterator[Problem]:
 
 def _pools_in_doubt(config: Config) -> Iterator[Problem]:
     used = {pool for route in config.routes.values() for pool in (route.stable, route.canary)}
-    for name, pool in config.pools.items():
+    for name in config.pools:
         if name not in used:
             yield Problem(f"pools.{name}", "is not used by any route", "name it in a route, or remove it")
-        for index, server in enumerate(pool.servers):
-            if server in pool.servers[:index]:
-                yield Problem(
-                    f"pools.{name}.servers[{index}]", f"{server} is listed twice and gets twice the requests", "keep one"
-                )
     for name, route in config.routes.items():
-        stable, canary = (config.pools[pool].servers if pool in config.pools else () for pool in (route.stable, route.canary))
-        for server in sorted({*stable} & {*canary}):
+        stable, canary = (
+            {server._replace(weight=1) for server in config.pools[pool].servers} if pool in config.pools else set()
+            for pool in (route.stable, route.canary)
+        )
+        for server in sorted(stable & canary):
             what = f"{server} is in both pools of the route: its requests count for both versions"
             yield Problem(f"routes.{name}.canary", what, "give each version its own servers")
 

@@ -1,8 +1,9 @@
-"""Plain data to a `Config` and all its problems, those between fields included even where single fields are wrong. Pure.
+"""Plain data to a `Config` and all its problems, those between fields included even where single fields are wrong.
 
-Called by `config.load`. The models of `config.schema` refuse, `config.explain` finds the words, `config.check` knows the
-rules between fields. So that one wrong field does not hide what is wrong between others, each refused place is replaced
-(by its default, or a stand-in where there is none) and the rules are asked about the rest.
+Called by `config.load` and `config.overlay`; pure but for the files that the data names. The models of `config.schema` refuse,
+`config.explain` finds the words, `config.check` knows the rules between fields, `config.files` looks at the files. So that one
+wrong field does not hide what is wrong between others, each refused place is replaced (by its default, or a stand-in where
+there is none) and the rules are asked about the rest.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from canaryproxy.config import check
+from canaryproxy.config import check, files
 from canaryproxy.config.explain import explain, place_of, value_at
 from canaryproxy.config.schema import Config
 from canaryproxy.config.source import spell
@@ -37,7 +38,7 @@ def examine(data: Any) -> tuple[Config | None, list[Problem]]:
                 problems, data = explain(error, data), copy.deepcopy(data)
             replaced += _replace(data, [place_of(detail) for detail in error.errors(include_url=False)])
         else:
-            return config, problems + check.problems(config, replaced)
+            return config, problems + check.problems(config, replaced) + files.problems(config, replaced)
     return None, problems
 
 
@@ -73,4 +74,10 @@ def _stand_in(keys: list[str]) -> dict[str, Any]:
             return {"servers": ["http://unread.invalid"]}
         case ["routes", _, "stable"]:
             return {"stable": "unread"}
+        case ["tls", ("certificate" | "key") as name]:
+            return {name: "unread"}
+        case ["proxy_protocol", "from"]:
+            return {"from": ["192.0.2.0/24"]}
+        case ["pools", _, "health", "path"]:
+            return {"path": "/"}
     return {}

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from types import UnionType
 from typing import Any, get_args
 
 from pydantic import BaseModel, PlainSerializer, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from canaryproxy.config.quantities import SectionError
 from canaryproxy.config.schema import Config
 from canaryproxy.config.source import Unread, spell
 from canaryproxy.errors import Problem
@@ -26,7 +28,7 @@ def explain(error: ValidationError, data: Any) -> list[Problem]:
     return [
         _problem(detail, place, place[-1] if detail["loc"][-1:] == ("[key]",) else value_at(data, place))
         for detail, place in zip(details, places, strict=True)
-        if value_at(data, place) is not Unread and not (detail["type"] == "too_short" and _has_refused_items(place, places))
+        if not _is_unread(value_at(data, place)) and not (detail["type"] == "too_short" and _has_refused_items(place, places))
     ]
 
 
@@ -39,6 +41,11 @@ def did_you_mean(word: Any, choices: Iterable[str]) -> str:
     """`did you mean v2? ` (with the space) if one of the choices is much like the word, else nothing."""
     near = get_close_matches(str(word), list(choices), n=1)
     return f"did you mean {near[0]}? " if near else ""
+
+
+def _is_unread(value: Any) -> bool:
+    # a server's URL or weight is reported where the server is
+    return value is Unread or (isinstance(value, dict) and Unread in value.values())
 
 
 def _has_refused_items(place: tuple[str | int, ...], places: Sequence[tuple[str | int, ...]]) -> bool:
@@ -80,7 +87,7 @@ def _sentence(detail: ErrorDetails, place: tuple[str | int, ...], written: Any) 
         case "tuple_type":
             hint = f"write [{written}]" if isinstance(written, str) else "begin each item with -"
             return f"is {shape} where a list is meant", hint
-        case _ if isinstance(written, dict | list):
+        case _ if isinstance(written, dict | list) and not isinstance(detail.get("ctx", {}).get("error"), SectionError):
             return f"is {shape} where one value is meant", "write one value"
         case kind:
             return _about_value(kind, detail.get("ctx", {}), place, written)
@@ -132,13 +139,19 @@ def _field(place: Sequence[str | int]) -> tuple[FieldInfo | None, Any]:
     field: FieldInfo | None = None
     kind: Any = Config
     for part in place:
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            field = kind.model_fields.get(str(part))
+        if model := _model_in(kind):
+            field = next((field for name, field in model.model_fields.items() if (field.alias or name) == part), None)
             kind = field.annotation if field else None
         else:  # dict[Name, Pool] or tuple[Step, ...]
             field = None
             kind = (get_args(kind) or (None,))[0 if isinstance(part, int) else -1]
     return field, kind
+
+
+def _model_in(kind: Any) -> type[BaseModel] | None:
+    """The model that a type is, or may be (`Tls | None`)."""
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
 def _description(place: Sequence[str | int]) -> str:
@@ -147,5 +160,5 @@ def _description(place: Sequence[str | int]) -> str:
 
 
 def _keys(place: Sequence[str | int]) -> list[str]:
-    _, kind = _field(place)
-    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
+    model = _model_in(_field(place)[1])
+    return [field.alias or name for name, field in model.model_fields.items()] if model else []

@@ -110,7 +110,7 @@ def _place(url: str) -> str:
         server = parse_server(url)
     except ValueError:
         return url  # reported where the servers are read
-    return str(Address(server.host, server.port))
+    return server.path or str(Address(server.host, server.port))
 
 
 def json_schema() -> dict[str, Any]:

@@ -17,6 +17,7 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _DNS_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_TARGET = re.compile(r"/[!\"$-~]*")
 _PORT = re.compile(r":[0-9]{1,5}\Z")
 
 
@@ -117,6 +118,41 @@ def parse_host_header(value: Any) -> Any:
     return text
 
 
+def parse_certificate_name(value: Any) -> Any:
+    """A host name or address as it stands in a certificate; empty where nothing is set."""
+    text = value.strip() if isinstance(value, str) else value
+    if text and isinstance(text, str) and not is_host(text):
+        raise ValueError(f"{value!r} is not the name of a host; write for example app.internal")
+    return text
+
+
+def parse_sent_host(value: Any) -> Any:
+    """The value of a Host header, a host with an optional port; empty where nothing is set."""
+    text = value.strip() if isinstance(value, str) else value
+    if text and isinstance(text, str) and not _is_host_in_url(_PORT.sub("", text)):
+        raise ValueError(f"{value!r} is not a host; write for example app.internal or app.internal:8000")
+    return text
+
+
+def parse_target_path(value: Any) -> Any:
+    """A request target in origin form, as it is sent: a path and maybe a query (RFC 9112 section 3.2.1)."""
+    if isinstance(value, str) and not _TARGET.fullmatch(value.strip()):
+        raise ValueError(f"{value!r} is not a path; write for example /healthz")
+    return value.strip() if isinstance(value, str) else value
+
+
+def parse_protocol(value: Any) -> Any:
+    """A protocol of the Upgrade field (RFC 9110 section 7.8), in lower case."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip().lower()
+    if not re.fullmatch(rf"{_TOKEN.pattern}(/{_TOKEN.pattern})?", text):
+        raise ValueError(f"{value!r} is not the name of a protocol; write for example websocket")
+    if text.startswith(("h2c", "http/", "tls/")):
+        raise ValueError(f"{value!r} would carry requests past the proxy; remove it")
+    return text
+
+
 def _text(pattern: str, example: str) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "pattern": rf"^({pattern})$|\$\{{", "examples": [example]})  # or a ${SUBSTITUTION}
 
@@ -127,3 +163,7 @@ HostPattern = Annotated[str, BeforeValidator(parse_host_pattern), _text(r"(\*\.)
 PathPrefix = Annotated[str, BeforeValidator(parse_path_prefix), _text(r"/[^*?#%]*", "/api/")]
 Network = Annotated[str, BeforeValidator(parse_network), _text(r"[0-9a-fA-F.:]+(/\d+)?", "10.0.0.0/8")]
 HostHeader = Annotated[str, BeforeValidator(parse_host_header), _text(r"[!-~]+", "preserve")]
+CertificateName = Annotated[str, BeforeValidator(parse_certificate_name), _text(r"[!-~]*", "app.internal")]
+SentHost = Annotated[str, BeforeValidator(parse_sent_host), _text(r"[!-~]*", "app.internal:8000")]
+TargetPath = Annotated[str, BeforeValidator(parse_target_path), _text(r"/[!-~]*", "/healthz")]
+Protocol = Annotated[str, BeforeValidator(parse_protocol), _text(rf"{_TOKEN.pattern}(/{_TOKEN.pattern})?", "websocket")]

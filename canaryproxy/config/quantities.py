@@ -7,7 +7,7 @@ Percent and percentage points are different types, so a relative limit cannot be
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -139,20 +139,34 @@ def parse_address(value: Any) -> Address:
 
 
 class Server(NamedTuple):
-    """One upstream: `http://host:port`."""
+    """One upstream. With a `path`, that of a unix socket, `host` is only the name for its Host field, and `port` says nothing."""
 
     host: str
     port: int
+    tls: bool = False
+    path: str = ""
+    weight: int = 1
 
     def __str__(self) -> str:
-        return f"http://{Address(self.host, self.port)}"
+        return f"unix:{self.path}" if self.path else f"{'https' if self.tls else 'http'}://{Address(self.host, self.port)}"
+
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_MAX_PATH = 107  # bytes of sun_path less the zero at its end (unix(7))
 
 
 def parse_server(value: Any) -> Server:
-    """The origin of an `http://host[:port]` URL; a path, a query or credentials are refused, for they would be ignored."""
+    """The server of `http://host[:port]`, `https://host[:port]`, `unix:/path`, or of `{url: ..., weight: 1..100}`.
+
+    A path, a query or credentials in a URL are refused, for they would be ignored.
+    """
     if isinstance(value, Server):
         return value
+    if isinstance(value, Mapping):
+        return _parse_weighted(value)
     text = value.strip() if isinstance(value, str) else ""
+    if text.startswith("unix:"):
+        return _parse_unix(text)
     if "://" not in text:
         place = f"127.0.0.1:{text.lstrip(':')}" if text.lstrip(":").isdigit() else text or "host:port"
         raise ValueError(f"{value!r} has no scheme; write http://{place}")
@@ -161,13 +175,72 @@ def parse_server(value: Any) -> Server:
         host, port = parts.hostname or "", parts.port
     except ValueError:
         raise ValueError(f"{value!r} is not a URL; write for example http://127.0.0.1:8001") from None
-    if parts.scheme != "http":
-        raise ValueError(f"{value!r} has scheme {parts.scheme!r}; only http:// upstreams are supported")
+    if parts.scheme not in _DEFAULT_PORTS:
+        raise ValueError(f"{value!r} has scheme {parts.scheme!r}; only http://, https:// and unix: upstreams are supported")
     if not is_host(host) or port == 0:
-        raise ValueError(f"{value!r} has no valid host and port; write for example http://127.0.0.1:8001")
+        raise ValueError(f"{value!r} has no valid host and port; write for example {parts.scheme}://127.0.0.1:8001")
+    server = Server(host, port or _DEFAULT_PORTS[parts.scheme], tls=parts.scheme == "https")
     if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None:
-        raise ValueError(f"{value!r} has more than host and port; write http://{Address(host, port or 80)}")
-    return Server(host, port or 80)
+        raise ValueError(f"{value!r} has more than host and port; write {server}")
+    return server
+
+
+def _parse_unix(text: str) -> Server:
+    path = text.removeprefix("unix:")
+    if path.startswith("//"):  # unix:///run/app.sock
+        path = path[2:]
+    if not path.startswith("/") or path.endswith("/") or not path.isprintable():
+        raise ValueError(f"{text!r} is not the path of a socket; write for example unix:/run/app.sock")
+    if len(path.encode()) > _MAX_PATH:
+        raise ValueError(f"{text!r} is longer than the system allows; use a path of at most {_MAX_PATH} bytes")
+    return Server("localhost", 80, path=path)
+
+
+class SectionError(ValueError):
+    """What is wrong in a section that may stand there."""
+
+
+def _parse_weighted(value: Mapping[Any, Any]) -> Server:
+    for key in value:
+        if key not in ("url", "weight"):
+            raise SectionError(f"{key!r} is no key of a server; keys here: url, weight")
+    if isinstance(value.get("url", ""), Mapping) or not value.get("url"):
+        raise SectionError("a server without a URL; write {url: http://127.0.0.1:8001, weight: 3}")
+    try:
+        server, weight = parse_server(value["url"]), value.get("weight", 1)
+    except ValueError as error:
+        raise SectionError(str(error)) from None
+    if isinstance(weight, bool) or not re.fullmatch(r"[0-9]{1,3}", str(weight)) or not 1 <= int(weight) <= 100:
+        raise SectionError(f"{weight!r} is not a weight; write 1 to 100")
+    return server._replace(weight=int(weight))
+
+
+def write_server(server: Server) -> str | dict[str, Any]:
+    """What `parse_server` reads back: the URL, with a weight where it has one."""
+    return str(server) if server.weight == 1 else {"url": str(server), "weight": server.weight}
+
+
+class StatusRange(NamedTuple):
+    """Status codes from `first` to `last`, both included."""
+
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+
+
+def parse_status_range(value: Any) -> StatusRange:
+    """`200-399` or `204`."""
+    if isinstance(value, StatusRange):
+        return value
+    match = re.fullmatch(r"([1-5][0-9][0-9])(?:\s*-\s*([1-5][0-9][0-9]))?", str(value).strip())
+    if match is None:
+        raise ValueError(f"{value!r} is not a range of status codes; write for example 200-399 or 204")
+    first, last = int(match[1]), int(match[2] or match[1])
+    if last < first:
+        raise ValueError(f"{value!r} ends before it begins; write {last}-{first}")
+    return StatusRange(first, last)
 
 
 def _text(example: str, pattern: str) -> WithJsonSchema:
@@ -185,4 +258,26 @@ Percent = Annotated[int, BeforeValidator(parse_percent), _written(format_percent
 Points = Annotated[float, BeforeValidator(parse_points), _written(format_points), _text("1pp", r"\d+(\.\d+)?\s*pp")]
 Size = Annotated[int, BeforeValidator(parse_size), _written(format_size), _text("64KiB", r"\d+\s*(B|KiB|MiB|GiB|K|M|G)?")]
 ListenAddress = Annotated[Address, BeforeValidator(parse_address), _written(str), _text("0.0.0.0:8080", r".*:\d+")]
-ServerUrl = Annotated[Server, BeforeValidator(parse_server), _written(str), _text("http://127.0.0.1:8001", r"http://[^/]+/?")]
+ServerUrl = Annotated[
+    Server,
+    BeforeValidator(parse_server),
+    PlainSerializer(write_server, return_type=str | dict[str, Any]),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                (url := {"type": "string", "pattern": r"^(https?://[^/]+/?|unix:/.+)$|\$\{"}),
+                {
+                    "type": "object",
+                    "properties": {"url": url, "weight": {"type": ["integer", "string"], "default": 1}},
+                    "required": ["url"],
+                    "additionalProperties": False,
+                },
+            ],
+            "examples": ["http://127.0.0.1:8001"],
+        }
+    ),
+]
+Statuses = tuple[
+    Annotated[StatusRange, BeforeValidator(parse_status_range), _written(str), _text("200-399", r"[1-5]\d\d(\s*-\s*[1-5]\d\d)?")],
+    ...,
+]

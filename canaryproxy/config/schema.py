@@ -10,18 +10,15 @@ import os
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field
 
-from canaryproxy.config.names import FieldName, HostHeader, HostPattern, Name, Network, PathPrefix
-from canaryproxy.config.quantities import (
-    Address,
-    Duration,
-    ListenAddress,
-    Percent,
-    Points,
-    ServerUrl,
-    Size,
-)
+from canaryproxy.config.base import Model, OrFalse
+from canaryproxy.config.listening import AccessLogOrFalse, AddressOrFalse, ProxyProtocol, Tls, write_false_for_null
+from canaryproxy.config.names import FieldName, HostHeader, HostPattern, Name, Network, PathPrefix, Protocol
+from canaryproxy.config.quantities import Address, Duration, ListenAddress, Percent, Points, Size
+from canaryproxy.config.upstreams import Pool
+
+__all__ = ["Config", "Pool"]
 
 
 def _worker_count(value: Any) -> Any:
@@ -35,18 +32,6 @@ def _worker_count(value: Any) -> Any:
 
 #: Number of worker processes, or one for each core.
 Workers = Annotated[int | Literal["auto"], BeforeValidator(_worker_count)]
-
-
-class Model(BaseModel):
-    """Base: immutable, unknown keys refused. Defaults are written as code sees them (seconds, basis points)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_section_is_all_defaults(cls, value: Any) -> Any:
-        # `timeouts:` with every line below it commented out is null to YAML, and means the defaults to people
-        return {} if value is None else value
 
 
 class OnBreach(StrEnum):
@@ -94,6 +79,11 @@ class Timeouts(Model):
     send_idle: Duration = Field(30, gt=0, description="a client that takes no byte of its response; its connection is cut")
     upstream_idle: Duration = Field(30, gt=0, description="an unused upstream connection; keep it below the app server's own")
     drain: Duration = Field(30, ge=0, description="for requests in flight at shut-down or reload")
+    queue: Duration = Field(1, gt=0, description="a request that waits for a server; then 503")
+    total: Duration = Field(0, ge=0, description="a whole exchange; then 504, or the client's connection is cut; 0: no limit")
+    tunnel_idle: Duration = Field(3600, gt=0, description="a tunnel (WebSocket) without a byte either way")
+    tunnel_linger: Duration = Field(30, gt=0, description="a tunnel of which one side has ended")
+    tunnel_grace: Duration = Field(10, ge=0, description="tunnels to a canary that was rolled back; then they are closed")
 
 
 class Limits(Model):
@@ -107,13 +97,21 @@ class Limits(Model):
     requests_per_connection: int = Field(10_000, ge=1, description="then the connection is closed after its response")
     idle_per_server: int = Field(64, ge=0, description="unused connections kept for each upstream and worker")
     client_connections: int = Field(10_000, ge=1, description="for each worker; beyond it no connection is accepted")
-
-
-class Pool(Model):
-    """A named set of upstreams that run the same version."""
-
-    servers: tuple[ServerUrl, ...] = Field(min_length=1, description="the addresses that run this version")
-    version: str = Field("", max_length=200, description="shown to people; defaults to the pool's name")
+    connections_per_ip: int = Field(0, ge=0, description="of one client address, for each worker; 0: no limit")
+    request_body: Size = Field(0, ge=0, description="bytes; then 413; 0: no limit")
+    body_rate: Size = Field(
+        500, ge=0, description="bytes in a second that a request body must bring on average; then 408; 0: no limit"
+    )
+    body_grace: Duration = Field(10, ge=0, description="before body_rate is looked at")
+    tls_handshakes: int = Field(
+        500, ge=1, description="TLS handshakes and PROXY headers in hand, for each worker; the oldest makes room"
+    )
+    memory: Size = Field(
+        0, ge=0, description="bytes that a worker may use; near it no connection is kept, then none accepted; 0: no limit"
+    )
+    loop_lag: Duration = Field(
+        1, ge=0, description="of a worker; from it on no connection is kept, from 4 times of it none accepted; 0: off"
+    )
 
 
 class Match(Model):
@@ -194,17 +192,26 @@ class Route(Model):
     affinity: Affinity = Affinity()
     rollout: Rollout = Rollout()
     metrics: Metrics = Metrics()
+    fallback_to_stable: bool = Field(True, description="a request that no canary server takes goes to stable")
+    total_timeout: Duration = Field(0, ge=0, description="a whole exchange of this route; 0: timeouts.total holds")
 
 
 class Config(Model):
     """The whole configuration."""
 
-    listen: ListenAddress = Address("0.0.0.0", 8080)
+    listen: AddressOrFalse = Field(Address("0.0.0.0", 8080), description="where users arrive; false: over TLS only")
+    tls: Annotated[Tls | None, OrFalse] = Field(None, description="an address where users arrive over TLS; absent: none")
+    proxy_protocol: Annotated[ProxyProtocol | None, OrFalse] = Field(
+        None, description="a load balancer says who the client is; absent: off"
+    )
     workers: Workers = Field("auto", description="processes; auto: one for each core")
     admin: Admin = Admin()
     state: State = State()
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
+    access_log: AccessLogOrFalse = Field(
+        None, description="false, or a section: one line for each request", json_schema_extra=write_false_for_null
+    )
     host_header: HostHeader = Field("preserve", description="preserve, upstream, or the literal value to send")
     via: FieldName | None = Field(None, description="pseudonym to add as Via; refuses requests that carry it already (508)")
     trusted_proxies: tuple[Network, ...] = Field((), description="networks whose X-Forwarded-* are believed and appended to")
@@ -212,8 +219,16 @@ class Config(Model):
     underscore_headers: Literal["drop", "reject", "allow"] = Field(
         "drop", description="header names with _, which some app servers confuse with -"
     )
+    upgrades: tuple[Protocol, ...] = Field(("websocket",), description="protocols of Upgrade that are passed on; []: none")
+    expose_request_id: bool = Field(False, description="true: X-Request-ID in responses too")
     pools: dict[Name, Pool] = Field(min_length=1, description="name: {servers: [http://host:port]}")
     routes: dict[Name, Route] = Field(min_length=1, description="name: {stable: pool, canary: pool}")
+
+    @property
+    def urls(self) -> list[str]:
+        """Where users arrive."""
+        places = {"http": self.listen, "https": self.tls.listen if self.tls else None}
+        return [f"{scheme}://{address}" for scheme, address in places.items() if address is not None]
 
     @property
     def worker_count(self) -> int:

@@ -64,7 +64,8 @@ class Controller:
         self._store, self._save_limit, self._ack_limit = store, save_limit, ack_limit
         self.clock = clock or SystemClock()
         self.board = Board(segment)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        #: The only one that touches the store.
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self.routes = {
             name: RouteControl(
                 name,
@@ -73,7 +74,7 @@ class Controller:
                 segment=segment,
                 store=store,
                 saved=saved.get(name),
-                thread=self._thread,
+                thread=self.thread,
                 clock=self.clock,
             )
             for name, route in config.routes.items()
@@ -112,7 +113,7 @@ class Controller:
         """The route's saved decisions, newest first; raises StoreError when the store fails or does not answer."""
         self.route(name)
         loop = asyncio.get_running_loop()
-        reading = loop.run_in_executor(self._thread, self._store.decisions, name, limit, before_id)
+        reading = loop.run_in_executor(self.thread, self._store.decisions, name, limit, before_id)
         try:
             return await asyncio.wait_for(reading, self._save_limit)
         except TimeoutError:
@@ -165,7 +166,7 @@ class Controller:
             probe.cancel()
         savers = [route.saver for route in self.routes.values()]
         saved = await asyncio.gather(*(saver.wait(saver.request(), self._save_limit) for saver in savers))
-        self._thread.shutdown(wait=all(saved), cancel_futures=True)
+        self.thread.shutdown(wait=all(saved), cancel_futures=True)
         if all(saved):
             self._store.close()
 

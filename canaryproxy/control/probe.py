@@ -11,13 +11,15 @@ _LIMIT = 1.0
 
 
 async def accepts_connections(servers: Sequence[Server]) -> bool:
-    """Whether every server accepts a TCP connection within a second."""
+    """Whether every server accepts a connection within a second."""
     return all(await asyncio.gather(*map(_accepts, servers)))
 
 
 async def _accepts(server: Server) -> bool:
+    address = server.host, server.port
+    opening = asyncio.open_unix_connection(server.path) if server.path else asyncio.open_connection(*address)
     try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection(server.host, server.port), _LIMIT)
+        _, writer = await asyncio.wait_for(opening, _LIMIT)
     except (OSError, TimeoutError):
         return False
     writer.close()

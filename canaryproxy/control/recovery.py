@@ -1,4 +1,4 @@
-"""From what was saved to what is served: the rollouts after a start or restart, and their splits on the board.
+"""From what was saved to what is served: the registered pools and the rollouts after a start, and the splits on the board.
 
 Called by the supervisor before it forks anything, so that no request is ever served by roles that are out of date, and by the
 controller at each of its starts. Both come to the same result: nothing is saved here.
@@ -6,11 +6,13 @@ controller at each of its starts. Both come to the same result: nothing is saved
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from canaryproxy.clock import Clock, SystemClock
 from canaryproxy.config import schema
+from canaryproxy.config.overlay import Laid, Registered, lay
 from canaryproxy.config.schema import Config
 from canaryproxy.rollout.machine import advance
 from canaryproxy.rollout.model import Phase, Record, Rollback, Rollout, Split
@@ -18,8 +20,11 @@ from canaryproxy.rollout.roles import reconcile
 from canaryproxy.shared import board as shared
 from canaryproxy.shared.board import Board
 from canaryproxy.store.base import Saved
+from canaryproxy.store.sqlite import SqliteStore
 
 _UNSAVED = "the workers had been taken off it, and the store does not know why: a rollback is never undone by a restart"
+
+_log = logging.getLogger("canaryproxy.control")
 
 
 class Recovered(NamedTuple):
@@ -28,6 +33,23 @@ class Recovered(NamedTuple):
     rollout: Rollout
     records: tuple[Record, ...]
     sentence: str | None
+
+
+def recover_pools(file: Config, registered: Mapping[str, Registered] | None = None) -> Laid:
+    """The file's configuration with the registered pools (None: those in its store) laid over it; the log says who decided.
+
+    Raises StoreError, or ConfigError where what was registered does not fit the file.
+    """
+    if registered is None:
+        store = SqliteStore(file.state.path)
+        try:
+            registered = store.pools()
+        finally:
+            store.close()
+    laid = lay(file, registered)
+    for sentence in laid.sentences:
+        _log.warning("%s", sentence)
+    return laid
 
 
 def recover(

@@ -103,10 +103,13 @@ class ChunkedReader:
         else:
             last = data.find(b"\r\n\r\n", at)
             stop = last + 2 if last >= 0 else -1
-        if (len(data) if stop < 0 else stop) - at > _TRAILERS_LIMIT:
+        end = len(data) if stop < 0 else stop
+        if has_bad_byte(data[at : min(end, at + _TRAILERS_LIMIT)]):  # first, as if it had come byte by byte
+            return self._error(400, "bad_trailer")
+        if end - at > _TRAILERS_LIMIT:
             return self._error(431, "trailers_too_large")
         if stop < 0:
-            return self._error(400, "bad_trailer") if has_bad_byte(data[at:]) else at
+            return at
         lines = split_lines(data[at:stop])
         if lines is None:
             return self._error(400, "bad_trailer")

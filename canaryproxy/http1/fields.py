@@ -122,12 +122,11 @@ def list_elements(value: bytes) -> list[bytes]:
 
 
 def parse_length(value: bytes) -> int | None:
-    """The value of a Content-Length: digits only, at most 2**63 - 1, leading zeros allowed (RFC 9110 section 8.6)."""
-    if not value.isdigit():  # of bytes: ASCII digits and nothing else, not even a sign
+    """The value of a Content-Length: at most 19 digits and 2**63 - 1, leading zeros allowed (RFC 9110 section 8.6)."""
+    if len(value) > 19 or not value.isdigit():  # of bytes: ASCII digits and nothing else, not even a sign
         return None
-    if len(value) > 18:
-        value = value.lstrip(b"0") or b"0"
-    return int(value) if len(value) <= 18 or (len(value) == 19 and int(value) < 1 << 63) else None
+    length = int(value)
+    return length if length < 1 << 63 else None
 
 
 class Fields:
@@ -152,6 +151,13 @@ class Fields:
     def get(self, name: bytes) -> bytes | None:
         """The first value of that lower-case name."""
         for known, value in self.fields:
+            if known == name:
+                return value
+        return None
+
+    def last(self, name: bytes) -> bytes | None:
+        """The last value of that lower-case name: of a field that hops add, what the nearest one added."""
+        for known, value in reversed(self.fields):
             if known == name:
                 return value
         return None

@@ -6,16 +6,20 @@ header block and the hop, so `proxy` keeps it for the next request that has the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import count
 from typing import Final, NotRequired, TypedDict, Unpack
 
-from canaryproxy.http1.fields import list_elements
+from canaryproxy.http1.fields import list_elements, split_lines
 from canaryproxy.http1.framing import RequestFraming
 from canaryproxy.http1.head import RequestBlock, RequestLine
 from canaryproxy.http1.response import ResponseHead
 
+_LINE_ENDS: Final = b"\r\n\0"
+
 
 class Hop(TypedDict):
-    """What is known of the way of a request, beside the request. All values are safe to stand in a head."""
+    """What is known of the way of a request, beside the request."""
 
     variant: bytes
     peer: bytes  #: the client's IP address as we see it
@@ -28,14 +32,30 @@ class Hop(TypedDict):
     upgrade: NotRequired[bytes | None]  #: protocol to ask for (`framing.wanted_upgrade`)
 
 
-def request_head(line: RequestLine, block: RequestBlock, framing: RequestFraming, **hop: Unpack[Hop]) -> bytes:
-    """The complete head for the upstream."""
-    return request_line(line) + request_lines(block, framing, **hop)
+def request_ids(prefix: bytes) -> Iterator[bytes]:
+    """Request ids without end, each a new one (H10). `prefix` must differ between processes: 16 random hex digits of each.
+
+    One costs a tenth of what reading 16 random bytes does, and two of one process sort by time.
+    """
+    return map((prefix + b"%08x").__mod__, count(1))
+
+
+def request_head(
+    line: RequestLine, block: RequestBlock, framing: RequestFraming, request_id: bytes | None = None, **hop: Unpack[Hop]
+) -> bytes:
+    """The complete head for the upstream. `request_id` is one that a trusted peer gave (`block.request_id`), or ours.
+
+    It is the last field and the only one that is new for an equal block.
+    """
+    lines = request_lines(block, framing, **hop)
+    if request_id is None:
+        return request_line(line) + lines
+    return b"%b%bX-Request-ID: %b\r\n\r\n" % (request_line(line), lines[:-2], request_id)
 
 
 def request_line(line: RequestLine) -> bytes:
     """The request line for the upstream; the version is ours (RFC 9112 section 2.3), the target byte-exact."""
-    return b"%b %b HTTP/1.1\r\n" % line[:2]
+    return b"%b %b HTTP/1.1\r\n" % (line.method, line.target)
 
 
 def request_lines(block: RequestBlock, framing: RequestFraming, **hop: Unpack[Hop]) -> bytes:
@@ -44,12 +64,17 @@ def request_lines(block: RequestBlock, framing: RequestFraming, **hop: Unpack[Ho
     Framing is written anew from what was understood, never copied (RFC 9112 section 6.3, F13).
     """
     host = _host_to_send(framing, hop)
-    trusted = hop.get("trusted", False)
+    shown, chain, proto, port = framing.host, hop["peer"], hop.get("proto", b"http"), hop["port"]
+    trusted, variant = hop.get("trusted", False), hop["variant"]
+    if trusted:
+        shown, chain, proto, port = _believed(block, shown, chain, proto, port)
+    own = b"".join((chain, proto, port, variant))
+    if len(own.translate(None, _LINE_ENDS)) != len(own):  # H12, in one scan for all
+        chain, proto, port, variant = map(_safe, (chain, proto, port, variant))
     parts = [
         block.forward if host == block.host else _with_host(block, host),
-        _believed_lines(block, framing, hop) if trusted else _fresh_lines(framing, hop),
-        b"X-Canary-Variant: ",
-        hop["variant"],
+        *((b"X-Forwarded-Host: ", shown, b"\r\nX-Forwarded-For: ") if shown else (b"X-Forwarded-For: ",)),
+        *(chain, b"\r\nX-Forwarded-Proto: ", proto, b"\r\nX-Forwarded-Port: ", port, b"\r\nX-Canary-Variant: ", variant),
     ]
     if block.content_length is not None:
         parts.append(b"\r\nContent-Length: %d" % block.content_length)
@@ -57,14 +82,21 @@ def request_lines(block: RequestBlock, framing: RequestFraming, **hop: Unpack[Ho
         parts.append(b"\r\nTransfer-Encoding: chunked")
     upgrade = hop.get("upgrade")
     if upgrade is not None:
-        parts.append(b"\r\nConnection: upgrade\r\nUpgrade: %b" % upgrade)
+        parts.append(b"\r\nConnection: upgrade\r\nUpgrade: %b" % _safe(upgrade))
     elif block.te_trailers:  # TE must be named by Connection (RFC 9110 section 10.1.4)
         parts.append(b"\r\nConnection: TE\r\nTE: trailers")
+    if trusted and block.get(b"forwarded") is not None:
+        parts.append(_forwarded_element(hop))
     via = hop.get("via")
     if via is not None:
-        parts.append(b"\r\nVia: 1.%d %b" % (framing.minor, via))
+        parts.append(b"\r\nVia: 1.%d %b" % (framing.minor, _safe(via)))
     parts.append(b"\r\n\r\n")
     return b"".join(parts)
+
+
+def _safe(value: bytes) -> bytes:
+    """H12: without what could end a line, however it came into a value that we were configured with or computed."""
+    return value.translate(None, _LINE_ENDS)
 
 
 def _host_to_send(framing: RequestFraming, hop: Hop) -> bytes:
@@ -75,7 +107,7 @@ def _host_to_send(framing: RequestFraming, hop: Hop) -> bytes:
 
 
 def _with_host(block: RequestBlock, host: bytes) -> bytes:
-    lines = block.forward
+    lines, host = block.forward, _safe(host)
     if block.host is None:
         return b"Host: %b\r\n%b" % (host, lines)
     lower = lines.lower()
@@ -83,32 +115,25 @@ def _with_host(block: RequestBlock, host: bytes) -> bytes:
     return b"%bHost: %b%b" % (lines[:start], host, lines[lines.index(b"\r\n", start) :])
 
 
-def _fresh_lines(framing: RequestFraming, hop: Hop) -> bytes:
-    """H4: what came in was dropped, because anybody can write it."""
-    lines = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Port: %b\r\n" % (
-        hop["peer"],
-        hop.get("proto", b"http"),
-        hop["port"],
-    )
-    return b"X-Forwarded-Host: %b\r\n%b" % (framing.host, lines) if framing.host else lines
+def _believed(block: RequestBlock, host: bytes, peer: bytes, proto: bytes, port: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    """H4: the trusted peer joins the chain of addresses; what it says of the first hop stands, and is completed.
 
-
-def _believed_lines(block: RequestBlock, framing: RequestFraming, hop: Hop) -> bytes:
-    """H4: the trusted peer joins the chain of addresses; what it says of the first hop stands, and is completed."""
-    peer, proto = hop["peer"], hop.get("proto", b"http")
+    Of a field that came twice the last one counts: that is the trusted peer's, the others may be its client's.
+    """
     chain = block.joined(b"x-forwarded-for")
-    host = block.get(b"x-forwarded-host") or framing.host
-    lines = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Port: %b\r\n" % (
+    return (
+        block.last(b"x-forwarded-host") or host,
         chain + b", " + peer if chain else peer,
-        block.get(b"x-forwarded-proto") or proto,
-        block.get(b"x-forwarded-port") or hop["port"],
+        block.last(b"x-forwarded-proto") or proto,
+        block.last(b"x-forwarded-port") or port,
     )
-    if host:
-        lines = b"X-Forwarded-Host: %b\r\n%b" % (host, lines)
-    if block.get(b"forwarded") is not None:  # a list field: one more line is one more element
-        node = b'"[%b]"' % peer if b":" in peer else peer  # RFC 7239 section 6
-        lines += b"Forwarded: for=%b;proto=%b\r\n" % (node, proto)
-    return lines
+
+
+def _forwarded_element(hop: Hop) -> bytes:
+    """One more line of a list field is one more element (RFC 7239 section 4)."""
+    peer = hop["peer"]
+    node = b'"[%b]"' % peer if b":" in peer else peer
+    return b"\r\nForwarded: for=%b;proto=%b" % (_safe(node), _safe(hop.get("proto", b"http")))
 
 
 def is_loop(block: RequestBlock, via: bytes) -> bool:
@@ -122,12 +147,12 @@ def response_head(
 ) -> bytes:
     """The complete head for the client; of an interim response too, which takes nothing of ours.
 
-    `date` is the value to set where the upstream gave none (H6), `extra` complete lines of ours. `chunk_body` is for
-    bodies that we chunk: of unknown length and for an HTTP/1.1 client.
+    `date` is the value to set where the upstream gave none (H6), `extra` complete lines of ours, left out if they are none
+    (H12). `chunk_body` is for bodies that we chunk: of unknown length and for an HTTP/1.1 client.
     """
     if head.status < 200 or (keep_alive and client_minor and head.has_date and not chunk_body and not extra):
         return head.forward + b"\r\n"
-    parts = [head.forward, extra]
+    parts = [head.forward, extra if not extra or split_lines(extra) is not None else b""]
     if not head.has_date:
         parts.append(b"Date: %b\r\n" % date)
     if chunk_body:

@@ -43,9 +43,7 @@ _NO_BODY_IN_1_0: Final = frozenset({b"GET", b"HEAD", b"DELETE"})
 
 def frame_request(line: RequestLine, block: RequestBlock, rules: HeadRules) -> RequestFraming | MessageError:
     """The framing of a request, the authority it is for, and whether the connection may serve another one."""
-    method, _, minor, authority = line
-    if method in _REFUSED:
-        return _REFUSED[method]
+    method, minor, authority = line.method, line.minor, line.authority
     host = block.host
     if minor == 0:
         error = _old_request_error(method, block)
@@ -57,6 +55,8 @@ def frame_request(line: RequestLine, block: RequestBlock, rules: HeadRules) -> R
         if rules.strict_authority and host is not None and host.lower() != authority.lower():
             return MessageError(400, "host_differs_from_target")
         host = authority
+    if method in _REFUSED:
+        return _REFUSED[method]
     length = block.content_length or 0
     body = _CHUNKED if block.chunked else _LENGTH if length else _NONE
     expect_continue = False
@@ -66,6 +66,16 @@ def frame_request(line: RequestLine, block: RequestBlock, rules: HeadRules) -> R
         expect_continue = body is not _NONE
     said = block.keep_alive
     return RequestFraming(body, length, minor == 1 if said is None else said, expect_continue, host or b"", minor)
+
+
+def may_go_on(error: MessageError, line: RequestLine, block: RequestBlock) -> bool:
+    """Whether the connection may serve another request after this answer; after an error of framing, never (F19).
+
+    A method or place that there is not (404, 405) leaves no doubt where the request ends, if it has no body.
+    """
+    if error.status not in (404, 405) or block.chunked or block.content_length:
+        return False
+    return line.minor == 1 if block.keep_alive is None else block.keep_alive
 
 
 def _old_request_error(method: bytes, block: RequestBlock) -> MessageError | None:

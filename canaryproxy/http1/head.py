@@ -47,8 +47,10 @@ class HeadRules:
     response_headers: int = 200
     underscore: Literal["drop", "reject", "allow"] = "drop"
     strict_authority: bool = False
-    #: The peer is a trusted proxy: its X-Forwarded-*, Forwarded and X-Real-IP are kept.
+    #: The peer is a trusted proxy: its X-Forwarded-*, Forwarded, X-Real-IP and X-Request-ID are believed.
     trust_forwarded: bool = False
+    #: Responses get our X-Request-ID, so that of the upstream is cut.
+    expose_request_id: bool = False
     #: Lower-case names that only we may set.
     own_fields: frozenset[bytes] = frozenset({b"x-canary-variant"})
     request_names: NameTable = field(init=False, repr=False, compare=False)
@@ -56,18 +58,27 @@ class HeadRules:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "request_names", NameTable(self._request_name))
-        object.__setattr__(self, "response_names", NameTable(_response_name))
+        object.__setattr__(self, "response_names", NameTable(self._response_name))
 
     def _request_name(self, name: bytes) -> bytes | None:
-        if name in _READ:
+        if b"_" in name:
+            return self._underscore_name(name)
+        if name in _READ or (name == _REQUEST_ID and self.trust_forwarded):
             return name
         if name in HOP_BY_HOP or name in self.own_fields or name in _WE_WRITE:
             return CUT
-        if not self.trust_forwarded and is_identity(name):
-            return CUT
-        if b"_" in name and self.underscore != "allow":  # CGI and WSGI read X_Forwarded_For as X-Forwarded-For
-            return CUT if self.underscore == "drop" else BAD
-        return None
+        return CUT if is_identity(name) and not self.trust_forwarded else None
+
+    def _underscore_name(self, name: bytes) -> bytes | None:
+        """F8: CGI and WSGI read X_Forwarded_For as X-Forwarded-For; what we read, cut or write never passes under that name."""
+        if self.underscore == "reject":
+            return BAD
+        return CUT if self.underscore == "drop" or self._request_name(name.replace(b"_", b"-")) is not None else None
+
+    def _response_name(self, name: bytes) -> bytes | None:
+        if name in _READ_IN_RESPONSES:
+            return name
+        return CUT if name in HOP_BY_HOP or (name == _REQUEST_ID and self.expose_request_id) else None
 
 
 class RawHead(NamedTuple):
@@ -89,10 +100,13 @@ class RequestLine(NamedTuple):
 
 _READ: Final = frozenset(b"host connection content-length transfer-encoding te upgrade expect cookie".split())
 _READ_AND_KEPT: Final = frozenset({b"host", b"cookie"})
+_READ_IN_RESPONSES: Final = frozenset(b"connection content-length transfer-encoding upgrade date".split())
+_REQUEST_ID: Final = b"x-request-id"
+_is_request_id = re.compile(rb"[A-Za-z0-9._-]{1,128}").fullmatch
 #: The forwarding fields that `forward` writes itself, from those that came in if the peer is trusted.
 _WE_WRITE: Final = frozenset(b"x-forwarded-for x-forwarded-proto x-forwarded-host x-forwarded-port".split())
 #: May not be named by Connection: who asks for that wants them lost on the way (CVE-2026-26365 and its like).
-_PROTECTED: Final = frozenset(b"host content-length transfer-encoding cookie authorization via traceparent".split())
+_PROTECTED: Final = frozenset(b"host content-length transfer-encoding cookie authorization via traceparent tracestate".split())
 _OPTIONS_ONLY: Final = frozenset({b"close", b"keep-alive", b"upgrade", b"te"})
 
 _new = tuple.__new__  # makes a named tuple in half the time of its constructor
@@ -126,7 +140,7 @@ def find_request_head(buffer: bytes, rules: HeadRules, seen: int = 0) -> RawHead
     if line_end - start > rules.request_line or (line_end < 0 and len(buffer) - start > rules.request_line + 1):
         return MessageError(414, "request_line_too_long")
     end = buffer.find(b"\r\n\r\n", max(line_end, seen - 3)) if line_end >= 0 else -1
-    if (len(buffer) if end < 0 else end + 4 - start) > rules.head:
+    if (len(buffer) if end < 0 else end + 4) - start > rules.head:
         return MessageError(431, "head_too_large")
     if end < 0:
         return MessageError(400, "bad_byte") if has_bad_byte(buffer, seen) else None
@@ -173,14 +187,17 @@ def _parse_rare_line(line: bytes) -> RequestLine | MessageError:
 
 
 def is_identity(name: bytes) -> bool:
-    """Whether that lower-case field says who the client was, to be believed from trusted proxies only."""
-    return name.startswith(b"x-forwarded-") or name in (b"forwarded", b"x-real-ip")
+    """Whether that lower-case field says whose request this is, or which: to be believed from trusted proxies only."""
+    return name.startswith(b"x-forwarded-") or name in (b"forwarded", b"x-real-ip", _REQUEST_ID)
 
 
 class RequestBlock(Fields):
     """The fields of a request, good for any request line that has these very bytes after it."""
 
-    __slots__ = ("chunked", "content_length", "cookies", "expect", "forward", "host", "keep_alive", "te_trailers", "upgrade")
+    __slots__ = (
+        *("chunked", "content_length", "cookies", "expect", "forward", "host", "keep_alive"),
+        *("request_id", "te_trailers", "upgrade"),
+    )
 
     def __init__(
         self, raw: bytes, found: dict[bytes, bytes], options: frozenset[bytes], length: int | None, forward: bytes
@@ -197,6 +214,8 @@ class RequestBlock(Fields):
         self.expect = found[b"expect"].lower() if b"expect" in found else None
         self.te_trailers = b"te" in found and b"trailers" in list_elements(found[b"te"])
         self.cookies = found.get(b"cookie")
+        #: The X-Request-ID of a trusted peer, if it has the form of one (H10). Not among the lines that go on.
+        self.request_id = found[_REQUEST_ID] if _REQUEST_ID in found and _is_request_id(found[_REQUEST_ID]) else None
 
     def cookie(self, name: bytes) -> bytes | None:
         """The first value of that cookie over all Cookie lines (RFC 6265 section 4.2.1, read tolerantly)."""
@@ -253,9 +272,3 @@ def _body_length(found: dict[bytes, bytes]) -> int | MessageError | None:
     if encoding.lower() != b"chunked":
         return MessageError(501, "unsupported_transfer_encoding")
     return MessageError(400, "length_and_transfer_encoding") if b"content-length" in found else None
-
-
-def _response_name(name: bytes) -> bytes | None:
-    if name in (b"connection", b"content-length", b"transfer-encoding", b"upgrade", b"date"):
-        return name
-    return CUT if name in HOP_BY_HOP else None

@@ -15,8 +15,20 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _ALLOW: Final = b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
 
 
-def reply(status: int, reason: str, *, close: bool, head_only: bool, date: bytes, retry_after: int | None = None) -> bytes:
-    """A complete response. `reason` is a machine word from our code; `retry_after` in seconds; `head_only` for HEAD."""
+def reply(
+    status: int,
+    reason: str,
+    *,
+    close: bool,
+    head_only: bool,
+    date: bytes,
+    retry_after: int | None = None,
+    extra: bytes = b"",
+) -> bytes:
+    """A complete response. `reason` is a machine word from our code; `retry_after` in seconds; `head_only` for HEAD.
+
+    `extra` are complete lines of ours.
+    """
     phrase = HTTPStatus(status).phrase.encode()
     body = b"%d %b\n" % (status, phrase)
     lines = [
@@ -25,6 +37,7 @@ def reply(status: int, reason: str, *, close: bool, head_only: bool, date: bytes
         b"X-Canaryproxy-Error: %b\r\n" % reason.encode(),
         _ALLOW if status == HTTPStatus.METHOD_NOT_ALLOWED else b"",
         b"" if retry_after is None else b"Retry-After: %d\r\n" % retry_after,
+        extra,
         b"Connection: close\r\n" if close else b"",
         b"\r\n",
         b"" if head_only else body,

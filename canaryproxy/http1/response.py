@@ -136,7 +136,7 @@ def _settle_length(lines: list[bytes], value: bytes, status: int) -> None:
     if forbidden or (value.startswith(b"0") and value != b"0"):
         drop_fields(lines, _LENGTH_FIELD)
         if not forbidden:
-            lines.append(b"Content-Length: %d\r\n" % int(value.lstrip(b"0") or b"0"))
+            lines.append(b"Content-Length: %d\r\n" % int(value))
 
 
 def switches_protocol(head: ResponseHead, asked: bytes | None) -> bool:

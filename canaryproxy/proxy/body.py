@@ -14,12 +14,14 @@ REPLAY_LIMIT = 65536
 class RequestBody:
     """`received` are the body's own bytes so far; `seconds` how long the client took to send it, no part of the latency."""
 
-    __slots__ = ("_replay", "received", "seconds", "waiting")
+    __slots__ = ("_replay", "awaited", "received", "seconds", "waiting")
 
     def __init__(self, *, keep: bool) -> None:
         """`keep`: the request may be sent twice."""
         self.received = 0
         self.seconds = 0.0
+        #: Seconds in which the client could have sent more, as the sweep has seen them.
+        self.awaited = 0.0
         self.waiting: list[bytes] = []
         self._replay: bytearray | None = bytearray() if keep else None
 

@@ -10,24 +10,33 @@ import asyncio
 import socket
 import struct
 from collections.abc import Sequence
+from fcntl import ioctl
+from termios import FIONREAD
 from typing import TYPE_CHECKING, cast
 
 from canaryproxy.http1 import forward
 from canaryproxy.http1.chunked import CHUNK_END, LAST_CHUNK, ChunkedReader, chunk_head
-from canaryproxy.http1.framing import Body
+from canaryproxy.http1.framing import Body, may_go_on
 from canaryproxy.http1.head import MessageError
 from canaryproxy.http1.reply import CONTINUE, reply
 from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.route import VARIANT_NAMES
+from canaryproxy.proxy.tls import count_acknowledged, set_buffer_limits
+from canaryproxy.routing.client import client_address
 
 if TYPE_CHECKING:
+    from canaryproxy.http1.proxy_protocol import Header
+    from canaryproxy.proxy.ingress import Ingress
     from canaryproxy.proxy.recall import Block, Line
     from canaryproxy.proxy.worker import Worker
 
 _NONE, _, _CHUNKED, _ = Body  # an enum's attributes are slow to look up
 _RESET = struct.pack("ii", 1, 0)
+_ZERO = struct.pack("i", 0)
 #: After an early end, this much is read and thrown away, so that the client sees the answer before a reset (C13).
 _LINGER_BYTES, _LINGER_SECONDS = 256 * 1024, 5.0
+_OVERLOADED = MessageError(503, "overloaded")
+_BODY_TOO_LARGE = MessageError(413, "body_too_large")
 
 
 class Downstream(asyncio.BufferedProtocol):
@@ -35,9 +44,11 @@ class Downstream(asyncio.BufferedProtocol):
 
     __slots__ = (
         # process
+        "_ingress",
         "_worker",
         # connection
         "_block",
+        "_header",
         "_holding",
         "_lines",
         "_linger_left",
@@ -57,12 +68,15 @@ class Downstream(asyncio.BufferedProtocol):
         "exchange",
     )
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, ingress: Ingress, header: Header | None = None) -> None:
+        """`header` is what a trusted load balancer said of the client in the PROXY protocol."""
         self._worker = worker
+        self._ingress = ingress
+        self._header = header
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
         self.exchange: Exchange | None = None
         self.peer = b""
-        self._recall = worker.recall
+        self._recall = ingress.recall
         self.deadline = 0.0
         self._requests = 0
         self._pending = b""
@@ -81,21 +95,27 @@ class Downstream(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self.transport.set_write_buffer_limits(0)
-        peer = transport.get_extra_info("peername")
-        self.peer = str(peer[0]).removeprefix("::ffff:").encode() if peer else b""  # IPv4 on a [::] listener
-        self._recall = self._worker.recall_for(self.peer)
+        set_buffer_limits(self.transport)
+        if self._header is not None and self._header.source is not None:
+            self.peer = self._header.source
+        else:
+            peer = transport.get_extra_info("peername")
+            self.peer = str(peer[0]).removeprefix("::ffff:").encode() if peer else b""  # IPv4 on a [::] listener
+        if self._worker.is_trusted(self.peer):
+            self._recall = self._ingress.trusting
         self.deadline = self._worker.now + self._worker.timeouts.keep_alive
-        if not self._worker.welcome(self):
-            self.refuse(MessageError(503, "too_many_connections"))
+        unwelcome = self._worker.welcome(self)
+        if unwelcome is not None:
+            self.reject(unwelcome)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._worker.downstreams.discard(self)
+        self._worker.part(self)
         self._call_off()
 
     def eof_received(self) -> bool:
         exchange = self.exchange
-        if exchange is not None and exchange.request_done and not exchange.framing.keep_alive:
+        waits = exchange is not None and exchange.request_done and not exchange.framing.keep_alive
+        if waits and not self._ingress.tls:  # of TLS both ways end at once
             return True  # the client said that this was its last request: it waits for the answer
         self._call_off()
         self._worker.flush()  # what it gets must have been written: the transport closes now
@@ -119,7 +139,7 @@ class Downstream(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self._write_paused = True
-        self._written = self.transport.get_write_buffer_size()
+        self._written = self._progress()
         self.deadline = self._worker.now + self._worker.timeouts.send_idle
         if self.exchange is not None and self.exchange.upstream is not None:
             self.exchange.upstream.transport.pause_reading()
@@ -166,15 +186,20 @@ class Downstream(asyncio.BufferedProtocol):
     def _begin(self, found: tuple[Line, Block, int] | MessageError, data: bytes) -> bytes:
         """Begin the exchange of the head that was found in `data`; what follows the request there."""
         if isinstance(found, MessageError):
-            return self.refuse(found)
+            return self.reject(found)
         line, block, end = found
         if block is not self._block:
             self._block, self._lines = block, block.lines_for(self.peer)
         framing = block.get_framing if line.plain else self._recall.framing(line, block)
+        worker = self._worker
         if isinstance(framing, MessageError):
-            return self.refuse(framing)
+            return self.reject(framing, line, block, data[end:])
+        if worker.is_full:
+            return self.reject(_OVERLOADED, line, block)
+        if 0 < worker.max_body < framing.length:
+            return self.reject(_BODY_TOO_LARGE, line, block)
         self._requests += 1
-        exchange = self.exchange = Exchange(self._worker, self, line, block, framing)
+        exchange = self.exchange = Exchange(worker, self, line, block, framing)
         if exchange.request_done:
             exchange.start()
             return data[end:] if len(data) > end else b""
@@ -199,6 +224,9 @@ class Downstream(asyncio.BufferedProtocol):
             framed = [chunk_head(size), *pieces, CHUNK_END] if size else []
             if done:
                 framed.append(LAST_CHUNK)
+            if 0 < self._worker.max_body < body.received + size:
+                exchange.client_error(_BODY_TOO_LARGE)
+                return b""
         else:
             rest = data[self._remaining :]
             piece = data[: self._remaining] if rest else data
@@ -228,11 +256,19 @@ class Downstream(asyncio.BufferedProtocol):
 
     # Called by the exchange: what it asks of the request.
 
+    def client_address(self, block: Block) -> bytes:
+        """Whose request it is: this connection's peer, or the client that trusted proxies name (H4)."""
+        if self._recall is self._ingress.recall:
+            return self.peer
+        return client_address(self.peer, block.fields.joined(b"x-forwarded-for"), self._worker.is_trusted)
+
     def forward_lines(self, exchange: Exchange, variant: int, authority: bytes) -> bytes:
-        """What follows the request line to the upstream; made once for each block, client and variant."""
-        plain = exchange.line.plain and not self._worker.host_by_upstream
-        lines = self._lines[variant] if plain else None
-        if lines is None:
+        """What follows the request line to the upstream, but its id and the empty line.
+
+        Made once for each block, client and variant.
+        """
+        lines = self._lines[variant]
+        if lines is None or not exchange.line.plain:
             lines = forward.request_lines(
                 exchange.block.fields,
                 exchange.framing,
@@ -240,11 +276,19 @@ class Downstream(asyncio.BufferedProtocol):
                 peer=self.peer,
                 upstream_authority=authority,
                 trusted=self._recall.rules.trust_forwarded,
-                **self._worker.hop,
-            )
-            if plain:
+                upgrade=exchange.upgrade,
+                **self._ingress.hop,
+            )[:-2]
+            if exchange.line.plain and exchange.upgrade is None and self._ingress.hop["host_header"] != "upstream":
                 self._lines[variant] = lines
         return lines
+
+    def proxy_source(self) -> tuple[bytes, int]:
+        """The client's address and port, for a PROXY header."""
+        if self._header is not None and self._header.source is not None:
+            return self.peer, self._header.source_port
+        peer = self.transport.get_extra_info("peername")
+        return self.peer, int(peer[1]) if peer else 0
 
     def send_continue(self) -> None:
         """Ask for the body that the client announced (C8)."""
@@ -319,6 +363,13 @@ class Downstream(asyncio.BufferedProtocol):
         else:
             self._close()
 
+    def hand_over(self) -> bytes:
+        """Leave the connection to a tunnel; what the client had sent ahead."""
+        self._worker.part(self)
+        self.exchange = None
+        held, self._pending = self._pending, b""
+        return held
+
     def _next_request(self) -> None:
         """Begin what was sent ahead, or wait for it."""
         self.deadline = self._worker.now + self._worker.timeouts.keep_alive
@@ -328,27 +379,42 @@ class Downstream(asyncio.BufferedProtocol):
             if self._pending and not self.transport.is_closing():
                 self._read_heads(b"")
 
-    def refuse(self, error: MessageError, *, keep_alive: bool = False) -> bytes:
-        """Answer in the proxy's own name; nothing of what follows is looked at unless the connection is kept."""
-        exchange = self.exchange
+    def reject(self, error: MessageError, line: Line | None = None, block: Block | None = None, rest: bytes = b"") -> bytes:
+        """Answer what no exchange of a variant has begun for; what remains of `rest`, which came behind it, to be read next."""
+        if self._worker.access_log is not None:
+            self._worker.access_log.rejected(self, error, line, block)
+        kept = line is not None and block is not None and may_go_on(error, line.parsed, block.fields) and self.may_keep_alive()
+        self.refuse(error, line, keep_alive=kept)
+        return rest if kept else b""
+
+    def refuse(self, error: MessageError, line: Line | None, extra: bytes = b"", *, keep_alive: bool = False) -> None:
+        """Answer in the proxy's own name, with these lines too; nothing more is looked at unless the connection is kept."""
         keep_alive = keep_alive and self.may_keep_alive()
-        head_only = exchange is not None and exchange.line.is_head
+        head_only = line is not None and line.is_head
         retry_after = 1 if error.status == 503 else None
-        self.write(reply(*error, close=not keep_alive, head_only=head_only, date=self._worker.date, retry_after=retry_after))
+        self.write(
+            reply(
+                *error,
+                close=not keep_alive,
+                head_only=head_only,
+                date=self._worker.date,
+                retry_after=retry_after,
+                extra=extra,
+            )
+        )
         if keep_alive:
             self.exchange_done(keep_alive=True)
         else:
             self.exchange = None
             self._linger()
-        return b""
 
     # Ends.
 
-    def _call_off(self) -> None:
+    def _call_off(self, how: bytes = b"C") -> None:
         """The client has left, or might as well have: so ends what it had in hand."""
         exchange, self.exchange = self.exchange, None
         if exchange is not None and not exchange.ended:
-            exchange.client_gone()
+            exchange.client_gone(how)
 
     def _linger(self) -> None:
         """Say that nothing more comes, and let the client finish reading before the connection goes (C13)."""
@@ -357,6 +423,9 @@ class Downstream(asyncio.BufferedProtocol):
         self.deadline = self._worker.now + _LINGER_SECONDS
         if not self.transport.is_closing():
             self._worker.flush()
+            if self._ingress.tls:
+                self.transport.close()  # it says so to the client, and throws away what still comes
+                return
             self.transport.write_eof()
             self.transport.resume_reading()
 
@@ -377,31 +446,43 @@ class Downstream(asyncio.BufferedProtocol):
     # Called by the worker's sweep.
 
     def is_idle(self, since: float) -> bool:
-        """Whether no request is in hand, and none came after `since`."""
+        """Whether no request is in hand, and none came after `since`, not even unread: closing would be a reset."""
         quiet = self.exchange is None and not self._pending and self._linger_left < 0
-        return quiet and self.deadline - self._worker.timeouts.keep_alive <= since
+        return quiet and self.deadline - self._worker.timeouts.keep_alive <= since and not self._has_input()
+
+    def _has_input(self) -> bool:
+        sock = self.transport.get_extra_info("socket")
+        if sock is None or self.transport.is_closing():
+            return False
+        return bool(ioctl(sock.fileno(), FIONREAD, _ZERO) != _ZERO)
 
     def on_deadline(self, now: float) -> None:
         """The deadline has passed: find out whose turn it was, and end it."""
         exchange = self.exchange
         if self._write_paused:
-            left = self.transport.get_write_buffer_size()
-            if left < self._written:
-                self._written, self.deadline = left, now + self._worker.timeouts.send_idle
+            progress = self._progress()
+            if progress != self._written:
+                self._written, self.deadline = progress, now + self._worker.timeouts.send_idle
             else:
-                self._call_off()
+                self._call_off(b"c")
                 self.cut()
         elif exchange is None:
             if self._pending:
-                self.refuse(MessageError(408, "request_head_timeout"))
+                self.reject(MessageError(408, "request_head_timeout"))
+            elif self._linger_left < 0 and self._has_input():
+                self.deadline = now + 1.0  # it came just now
             else:
                 self.transport.abort() if self.transport.is_closing() else self._close()
         elif exchange.upstream is None:
-            self.deadline = now + 1.0  # the connect has its own limit
+            self.deadline = now + 1.0  # the connect, and the line for a server, have their own limits
         elif exchange.request_done or not self.transport.is_reading():
             exchange.response_overdue()  # a body that is not read is one that the upstream does not take
         else:
             exchange.client_error(MessageError(408, "request_body_timeout"))
+
+    def _progress(self) -> int:
+        """A number that stays the same only while the client takes nothing."""
+        return count_acknowledged(self.transport) if self._ingress.tls else self.transport.get_write_buffer_size()
 
     def end_drain(self) -> None:
         """Give up what is still in hand when the drain's time is over."""

@@ -1,31 +1,35 @@
 """One request and its response: routed, sent, relayed, and accounted for at one exit.
 
-Made by `proxy.downstream` for each request head. Its phases: start (route, user, variant) -> try (server, connection) -> send ->
-response head -> response body -> `_finish`, the only exit, which counts exactly one outcome. A client's fault never counts
-against a variant; a retry stays on the same variant. The rules' numbers (C5, R3 ...) are those of docs/architecture.md.
+Made by `proxy.downstream` for each request head. Its phases: start (route, user, variant) -> place (server, or a place in line)
+-> try (connection) -> send -> response head -> response body -> `_finish`, the only exit, which counts exactly one outcome. A
+client's fault never counts against a variant; a retry stays on the same variant. The rules' numbers (C5, R3 ...) are those of
+docs/architecture.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from secrets import token_hex
 from time import monotonic
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from canaryproxy.http1 import forward
 from canaryproxy.http1.chunked import CHUNK_END, chunk_head, last_chunk
-from canaryproxy.http1.framing import Body, RequestFraming
+from canaryproxy.http1.framing import Body, RequestFraming, wanted_upgrade
 from canaryproxy.http1.head import MessageError
 from canaryproxy.http1.response import ResponseHead
+from canaryproxy.proxy import outcome
+from canaryproxy.proxy.assign import fallback_pool, identify
 from canaryproxy.proxy.body import RequestBody
-from canaryproxy.routing.identity import Cookieless, Identity
+from canaryproxy.proxy.tunnel import Tunnel, Who
 from canaryproxy.routing.split import SWAPPED, WEIGHT_MASK, choose_variant
-from canaryproxy.shared.layout import Count
+from canaryproxy.shared.layout import STABLE, Count
 
 if TYPE_CHECKING:
     from canaryproxy.proxy.downstream import Downstream
+    from canaryproxy.proxy.outcome import Failure
     from canaryproxy.proxy.pool import Pool, Server
     from canaryproxy.proxy.recall import Block, Line
+    from canaryproxy.proxy.route import Route
     from canaryproxy.proxy.upstream import Upstream
     from canaryproxy.proxy.worker import Worker
     from canaryproxy.shared.ledger import Counters
@@ -35,16 +39,9 @@ Trailers: TypeAlias = Sequence[tuple[bytes, bytes]]
 #: A request that cannot be sent twice takes only a connection that was used within these seconds: app servers close one that
 #: is unused for 2 s (gunicorn) or 5 s (Node, uvicorn), perhaps just now.
 _YOUNG = 1.5
-#: By the status's first digit; what is no status of HTTP (6xx-9xx) is the upstream's failure.
-_STATUS_COUNTS = tuple(int(c) for c in (0, 0, Count.C2XX, Count.C3XX, Count.C4XX, *[Count.C5XX] * 5))
 _NONE, _, _CHUNKED, _ = Body  # an enum's attributes are slow to look up
 #: Up to this size, copying a body behind its head costs less than a second buffer in the system call.
 _JOINED: Final = 4096
-_CONNECT_REASON = {
-    Count.CONNECT_FAILED: (502, "upstream_connect"),
-    Count.CONNECT_TIMEOUT: (504, "upstream_connect_timeout"),
-    Count.ABANDONED: (503, "no_connection_left"),  # our own want; withdrawn from what the variants are judged by
-}
 
 
 class Exchange:
@@ -53,33 +50,39 @@ class Exchange:
     __slots__ = (
         # request
         "block",
-        "downstream",
         "body",
+        "downstream",
         "framing",
         "line",
         "request_done",
+        "request_id",
         "started",
         "worker",
         # assignment
         "_by_head",
         "_counters",
-        "_head_at",
         "_judged",
-        "_key",
-        "_pool",
-        "_route",
-        "_set_cookie",
-        "_variant",
+        "extra",
+        "fell_back",
+        "key",
+        "pool",
+        "route",
+        "variant",
         # try
-        "_fresh",
-        "_server",
-        "_tries",
+        "_retrying",
+        "fresh",
+        "placed_at",
+        "sent_at",
+        "server",
+        "tries",
+        "upgrade",
         "upstream",
         # response
-        "_bytes_out",
         "_chunk",
         "_keep_alive",
+        "bytes_out",
         "ended",
+        "head_at",
         "status",
     )
 
@@ -97,70 +100,102 @@ class Exchange:
             self.body = RequestBody(keep=line.idempotent)
         self.started = monotonic()
         self.upstream: Upstream | None = None
-        self.ended = self._by_head = False
-        self.status = self._tries = self._bytes_out = 0
-        self._set_cookie = b""
+        self.server: Server | None = None
+        #: Complete lines of ours for the response.
+        self.extra = b""
+        #: The protocol that the upstream is asked to change to, lower-case.
+        self.upgrade: bytes | None = None
+        #: The connection had no exchange before.
+        self.fresh = True
+        self.ended = self._by_head = self.fell_back = self._retrying = False
+        self.status = self.tries = self.bytes_out = 0
+        #: When it got a server, went to a connection, and its response began, where that is of interest; monotonic seconds.
+        self.placed_at = self.sent_at = self.head_at = 0.0
 
     # Start: who is it, and which variant.
 
     def start(self) -> None:
         """Choose route, variant and server, and send the request or begin to connect."""
-        worker, downstream = self.worker, self.downstream
+        worker, block = self.worker, self.block
         router = worker.router
         route = router.only or router.match(self.framing.host, self.line.target)
         if route is None:
             self.ended = True
-            downstream.refuse(MessageError(404, "no_route"))
+            self.downstream.reject(outcome.NO_ROUTE, self.line, block)
             return
-        key = self.block.user(route.identity)
+        self.request_id = request_id = block.fields.request_id or next(worker.request_ids)
+        if worker.expose_request_id:
+            self.extra = b"X-Request-ID: %b\r\n" % request_id
+        key = block.user(route.identity)
         if key is None and worker.words[route.row] & WEIGHT_MASK:
-            key = self._identify(route.identity)
-        self._route, self._key = route, key
+            key, cookie = identify(route.identity, self.downstream.client_address(block))
+            self.extra += cookie
+        self.route: Route = route
+        self.key = key
         self._assign()
-        self._try(self._pool.choose())
-
-    def _identify(self, identity: Identity) -> bytes | None:
-        """The key of a user whom nothing identifies, during a rollout; None is stable at once."""
-        if identity.cookieless is Cookieless.IP:
-            return self.downstream.peer
-        issued = token_hex(16).encode()
-        self._set_cookie = identity.set_cookie(issued)
-        return issued if identity.cookieless is Cookieless.ISSUE else None
+        self._place()
 
     def _assign(self) -> None:
         """Begin as an exchange of the variant that the board has for this user now."""
-        route, key, words = self._route, self._key, self.worker.words
+        route, key, words = self.route, self.key, self.worker.words
         row = route.row
         word = words[row]
-        self._variant = variant = choose_variant(word, words[row + 1], key)
-        self._pool: Pool = route.pools[variant ^ 1 if word & SWAPPED else variant]
+        self.variant = variant = choose_variant(word, words[row + 1], key)
+        self.pool: Pool = route.pools[variant ^ 1 if word & SWAPPED else variant]
         # Who is unknown is never on the canary, so during a rollout only identified users can be compared.
         self._judged = judged = key is not None or not word & WEIGHT_MASK
         self._counters: Counters = route.counters[variant]
         self._counters.begin(self.started, judged=judged)
 
+    def belongs_elsewhere(self) -> bool:
+        """Whether the user's pool is another one by now, for example after a rollback."""
+        route, words = self.route, self.worker.words
+        word = words[route.row]
+        variant = choose_variant(word, words[route.row + 1], self.key)
+        return not self.fell_back and route.pools[variant ^ 1 if word & SWAPPED else variant] is not self.pool
+
     def _moved(self) -> bool:
         """Begin again where the user belongs by now, if that is another pool: nothing may be sent to the one chosen before."""
-        route, words = self._route, self.worker.words
-        word = words[route.row]
-        variant = choose_variant(word, words[route.row + 1], self._key)
-        if route.pools[variant ^ 1 if word & SWAPPED else variant] is self._pool:
+        if not self.belongs_elsewhere():
             return False
-        self._server.active -= 1
+        self._leave()
         self._counters.finish(Count.ABANDONED, self.started, monotonic(), judged=self._judged, failed=False)
-        self.started, self._tries = monotonic(), 0
+        self.started, self.tries = monotonic(), 0
         if self.body is not None:
             self.body.seconds = 0.0
         self._assign()
-        self._try(self._pool.choose())
+        self._place()
         return True
 
-    # Try: a server and a connection.
+    # Place and try: a server, or a place in line for one; a connection.
+
+    def _place(self) -> None:
+        pool, now = self.pool, self.worker.now
+        server = pool.choose(now)
+        if server is not None:
+            self._try(server)
+        elif not pool.wait(self, now):
+            if pool.usable:
+                self._fail(outcome.QUEUE_FULL)
+            else:
+                self._unreachable(outcome.NO_SERVER)
+
+    def admitted(self, server: Server) -> None:
+        """Its turn has come: this server has room."""
+        if not self._moved():
+            self._try(server)
+
+    def queue_overdue(self) -> None:
+        """It has waited for a server for too long, and has been taken out of the line."""
+        if not self._moved():
+            self._fail(outcome.QUEUE_TIMEOUT)
 
     def _try(self, server: Server, *, fresh: bool = False) -> None:
-        self._server = server
+        self.server = server
         server.active += 1
-        self._tries += 1
+        self.tries += 1
+        if self.worker.access_log is not None:
+            self.placed_at = monotonic()
         connection = None
         if not fresh and (self.line.idempotent or server.idle_since > self.worker.now - _YOUNG):
             connection = server.take_idle()
@@ -177,26 +212,67 @@ class Exchange:
         else:
             self._send(connection)
 
-    def connect_failed(self, count: Count) -> None:
+    def connect_failed(self, failure: Failure) -> None:
         """No connection to this server: nothing was sent, so another server of the same variant may try once."""
+        server, pool, ours = self.server, self.pool, failure is outcome.NO_CONNECTION_LEFT
+        if server is not None and not ours:
+            self._blame(server, failure)
         if self.ended or self._moved():
             return
-        failed = self._server
-        other = self._pool.choose(excluded=failed)
-        if other is not failed and self._tries < 2:
-            failed.active -= 1
-            self._counters.add_retry()
-            self._try(other)
+        if not ours and not self._retrying and pool.may_retry():
+            other = pool.choose(self.worker.now, excluded=server)
+            if other is not None and other is not server:
+                self._leave()
+                self._retrying = True
+                pool.retries += 1
+                self._counters.add_retry()
+                self._try(other)
+                return
+        self._unreachable(failure)
+
+    def _unreachable(self, failure: Failure) -> None:
+        """No server of the variant takes the request, of which nothing was sent. Stable may answer for a canary (C6)."""
+        pool = fallback_pool(self.route, self.variant, self.pool) if failure.falls_back else None
+        if pool is None:
+            self._fail(failure)
+            return
+        self._leave()
+        self._counters.finish(failure.counted, self.started, monotonic(), judged=self._judged, failed=True)
+        self.fell_back, self._judged, self.tries = True, False, 0
+        self.extra += b"X-Canaryproxy-Fallback: %b\r\n" % failure.error.reason.encode()
+        self.variant, self.pool, self._counters = STABLE, pool, self.route.counters[STABLE]
+        self._counters.begin(self.started, judged=False)
+        self._place()
+
+    def _leave(self) -> None:
+        """Give up the server, or the place in line, that it has."""
+        server, self.server = self.server, None
+        if server is None:
+            self.pool.withdraw(self)
         else:
-            self._fail(*_CONNECT_REASON[count], count)
+            server.active -= 1
+            if self.pool.waiting:
+                self.worker.admit_soon(self.pool, server)
+        if self._retrying:
+            self._retrying = False
+            self.pool.retries -= 1
+
+    def _blame(self, server: Server, failure: Failure) -> None:
+        """Tell the server's health of a failure that is no answer of the app: those are the judge's."""
+        self.worker.say(server.failed(self.worker.now, failure.error.reason))
 
     def _send(self, connection: Upstream) -> None:
         self.upstream = connection
-        self._fresh = connection.begin(self)
-        downstream, body = self.downstream, self.body
-        head = self.line.start + downstream.forward_lines(self, self._variant, self._server.authority)
+        self.fresh = connection.begin(self)
+        downstream, body, block, worker = self.downstream, self.body, self.block, self.worker
+        if block.fields.upgrade is not None:
+            self.upgrade = wanted_upgrade(self.line.parsed, block.fields, self.framing, worker.upgrades)
+        if worker.access_log is not None:
+            self.sent_at = monotonic()
+        lines = downstream.forward_lines(self, self.variant, connection.server.authority)
+        head = b"%b%bX-Request-ID: %b\r\n\r\n" % (self.line.start, lines, self.request_id)
         if body is None:
-            self.worker.send(connection.transport, head)
+            worker.send(connection.transport, head)
         else:
             downstream.resume_request()  # before the write, which may pause it again
             waiting, body.waiting = body.waiting, []
@@ -230,22 +306,26 @@ class Exchange:
     def response_head(self, head: ResponseHead) -> bytes:
         """The head for the client, to be written together with the first body bytes."""
         self.status = head.status
-        minor = self.line.minor
+        server, worker, minor = self.server, self.worker, self.line.minor
+        if server is not None and server.failures:
+            server.succeeded()
+        if worker.access_log is not None:
+            self.head_at = monotonic()
         streamed = head.body >= _CHUNKED
         self._chunk = chunk = streamed and minor == 1
         self._keep_alive = keep_alive = (
             self.framing.keep_alive and self.request_done and chunk == streamed and self.downstream.may_keep_alive()
         )
-        if keep_alive and minor and head.has_date and not streamed and not self._set_cookie:
+        if keep_alive and minor and head.has_date and not streamed and not self.extra:
             return head.complete
         return forward.response_head(
-            head, client_minor=minor, keep_alive=keep_alive, extra=self._set_cookie, date=self.worker.date, chunk_body=chunk
+            head, client_minor=minor, keep_alive=keep_alive, extra=self.extra, date=worker.date, chunk_body=chunk
         )
 
     def _write(self, head: bytes, pieces: Sequence[bytes], end: bytes = b"") -> None:
         """Write a part of the response in one go: the head before its first bytes, `end` after its last."""
         size = sum(map(len, pieces))
-        self._bytes_out += size
+        self.bytes_out += size
         if self._chunk and size:
             head, end = head + chunk_head(size), CHUNK_END + end
         if size <= _JOINED:
@@ -256,7 +336,7 @@ class Exchange:
     def response_data(self, head: bytes, pieces: Sequence[bytes]) -> None:
         """Pass on body bytes, with the head before the first of them."""
         if head:
-            self._head_at = monotonic()
+            self.head_at = monotonic()
         self._write(head, pieces)
         self.downstream.await_body()
 
@@ -264,7 +344,7 @@ class Exchange:
         """The response goes on for long: how long it takes in all says more of its size and its reader than of the variant."""
         if not self._by_head:
             self._by_head = True
-            self._counters.answered(self.started, self._head_at - (self.body.seconds if self.body else 0.0), judged=self._judged)
+            self._counters.answered(self.started, self.head_at - self._upload_seconds, judged=self._judged)
 
     def withdraw(self) -> None:
         """The client takes long to send its request: that says nothing of the variant."""
@@ -274,13 +354,13 @@ class Exchange:
 
     def response_view(self, view: memoryview) -> None:
         """Pass on body bytes of known length that lie in the worker's read buffer."""
-        self._bytes_out += len(view)
+        self.bytes_out += len(view)
         self.downstream.write_view(view)
 
     def response_whole(self, connection: Upstream, head: bytes, body: bytes) -> None:
         """A response of known length came in one read, as small ones do: pass on all of it, and end."""
         self.upstream = None  # first: what cannot be written at once shall not pause it
-        self._bytes_out = len(body)
+        self.bytes_out = len(body)
         if len(body) <= _JOINED:
             self.worker.send(self.downstream.transport, head + body)
         else:
@@ -297,8 +377,33 @@ class Exchange:
         """Count a complete response; keep or close both connections."""
         connection.release(request_done=self.request_done)
         status = self.status
-        self._finish(_STATUS_COUNTS[status // 100], failed=status >= 500)
+        self._finish(outcome.STATUS_COUNTS[status // 100], b"--", failed=status >= 500)
         self.downstream.exchange_done(keep_alive=self._keep_alive)
+
+    # A tunnel, after a 101 that was asked for (R6, C9).
+
+    def switch(self, connection: Upstream, head: ResponseHead, rest: bytes) -> None:
+        """Join the two connections; `rest` came behind the 101. From here on only the tunnel's end is heard of."""
+        self.status, self.head_at, self.upstream = 101, monotonic(), None
+        self.judge_by_head()
+        self.downstream.write(head.forward + self.extra + b"\r\n")
+        tunnel = Tunnel(
+            self.worker,
+            self.downstream.transport,
+            connection.transport,
+            on_end=lambda to_upstream, to_client, who: self._tunnel_ended(tunnel, to_upstream, to_client, who),
+        )
+        self.worker.tunnels[tunnel] = self
+        held = self.downstream.hand_over()
+        connection.exchange = None
+        tunnel.start(rest, held)
+
+    def _tunnel_ended(self, tunnel: Tunnel, to_upstream: int, to_client: int, who: Who) -> None:
+        del self.worker.tunnels[tunnel]
+        self.body, self.bytes_out = RequestBody(keep=False), to_client
+        self.body.received = to_upstream
+        broken = who == "upstream" and tunnel.reason != "eof"
+        self._finish(Count.TRUNCATED if broken else Count.INFORMATIONAL, outcome.TUNNEL_ENDS[who], failed=broken)
 
     # What goes wrong upstream: the upstream's fault.
 
@@ -308,11 +413,11 @@ class Exchange:
         self.upstream = None
         if self.status:
             self.response_broken()
-        elif answered or self._fresh or not self._may_be_sent_again():
-            self._fail(502, "upstream_reset", Count.RESPONSE_INVALID)
+        elif answered or self.fresh or not self._may_be_sent_again():
+            self._blame(connection.server, outcome.RESET)
+            self._fail(outcome.RESET)
         else:
-            self._server.active -= 1
-            self._tries -= 1
+            connection.server.active -= 1
             self._counters.add_retry()
             if self.body is not None:
                 self.body.wait_again()
@@ -323,61 +428,88 @@ class Exchange:
 
     def response_invalid(self, reason: str) -> None:
         """The upstream's answer is not HTTP that can be passed on: 502, and never that connection again."""
-        self._fail(502, reason, Count.RESPONSE_INVALID)
+        failure = outcome.invalid(reason)
+        if self.upstream is not None:
+            self._blame(self.upstream.server, failure)
+        self._fail(failure)
 
-    def response_broken(self) -> None:
+    def response_broken(self, how: bytes = b"SD") -> None:
         """The response cannot be completed: cut the client's connection, so that it is never taken for whole (R3)."""
         self._drop_upstream()
-        self._finish(Count.TRUNCATED, failed=True)
+        self._finish(Count.TRUNCATED, how, failed=True)
         self.downstream.cut()
 
     def response_overdue(self) -> None:
-        """The upstream has kept silent for longer than is allowed."""
+        """The upstream has kept silent, or taken, for longer than is allowed."""
         if self.status:
-            self.response_broken()
+            self.response_broken(b"sD")
         elif self.upstream is not None:
-            self._fail(504, "upstream_timeout", Count.RESPONSE_TIMEOUT)
+            self._blame(self.upstream.server, outcome.RESPONSE_TIMEOUT)
+            self._fail(outcome.RESPONSE_TIMEOUT)
 
-    def _fail(self, status: int, reason: str, count: Count) -> None:
+    def total_overdue(self) -> None:
+        """The exchange as a whole takes longer than its route allows."""
+        if self.status:
+            self.response_broken(b"sD")
+        elif self.request_done:
+            self._fail(outcome.TOTAL_TIMEOUT)
+        else:
+            self.client_error(outcome.REQUEST_TIMEOUT)
+
+    def _fail(self, failure: Failure) -> None:
         self._drop_upstream()
-        self._finish(count, failed=True)
-        self.downstream.refuse(MessageError(status, reason), keep_alive=self.request_done and self.framing.keep_alive)
+        self._finish(failure.counted, failure.how, failed=True, error=failure.error)
+        keep_alive = self.request_done and self.framing.keep_alive
+        self.downstream.refuse(failure.error, self.line, self.extra, keep_alive=keep_alive)
 
     # What goes wrong downstream: the client's doing.
 
-    def client_gone(self) -> None:
-        """The client has left; the request is called off."""
+    def client_gone(self, how: bytes = b"C") -> None:
+        """The client has left, or takes nothing any more; the request is called off."""
+        phase = outcome.phase_of(self)
         self._drop_upstream()
         failed = self.status >= 500
-        self._finish(Count.C5XX if failed else Count.CLIENT_GONE, failed=failed)
+        self._finish(Count.C5XX if failed else Count.CLIENT_GONE, how + phase, failed=failed)
 
     def client_error(self, error: MessageError) -> None:
-        """The request's body is malformed or does not come."""
+        """The request's body is malformed, too large, or does not come."""
         self._drop_upstream()
-        self._finish(Count.CLIENT_ERROR, failed=False)
+        self._finish(Count.CLIENT_ERROR, b"cR" if error.status == 408 else b"CR", failed=False, error=error)
         if self.status:
             self.downstream.cut()
         else:
-            self.downstream.refuse(error)
+            self.downstream.refuse(error, self.line, self.extra)
 
     def abandon(self) -> None:
         """The proxy itself gives the exchange up (the end of a drain)."""
+        phase = outcome.phase_of(self)
         self._drop_upstream()
-        self._finish(Count.ABANDONED, failed=False)
+        self._finish(Count.ABANDONED, b"P" + phase, failed=False)
 
     def _drop_upstream(self) -> None:
         if self.upstream is not None:
             self.upstream.close()
             self.upstream = None
 
-    def _finish(self, count: int, *, failed: bool) -> None:
-        """The one exit: exactly one outcome for each exchange that began."""
+    @property
+    def _upload_seconds(self) -> float:
+        return 0.0 if self.body is None else self.body.seconds
+
+    def _finish(self, count: int, how: bytes, *, failed: bool, error: MessageError | None = None) -> None:
+        """The one exit: exactly one outcome for each exchange that began. `how` is the log's word for it."""
         self.ended = True
-        self._server.active -= 1
-        body, judged, sent = self.body, self._judged, self._bytes_out
+        server = self.server
+        if server is None or self._retrying or self.pool.waiting:
+            self._leave()
+            self.server = server
+        else:
+            server.active -= 1
+        body, judged, sent, log = self.body, self._judged, self.bytes_out, self.worker.access_log
         received, upload = (0, 0.0) if body is None else (body.received, body.seconds)
+        now = monotonic()
         if self._by_head:
             self._counters.finish_answered(count, judged=judged, failed=failed, received=received, sent=sent)
         else:
-            now = monotonic() - upload
-            self._counters.finish(count, self.started, now, judged=judged, failed=failed, received=received, sent=sent)
+            self._counters.finish(count, self.started, now - upload, judged=judged, failed=failed, received=received, sent=sent)
+        if log is not None:
+            log.exchange_ended(self, now, how, error)

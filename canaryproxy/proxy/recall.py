@@ -97,7 +97,7 @@ class Block:
 class Recall:
     """The memory of one worker for heads read by `rules`."""
 
-    def __init__(self, rules: HeadRules, via: bytes | None) -> None:
+    def __init__(self, rules: HeadRules, via: bytes | None = None) -> None:
         self.rules = rules
         self._via = via
         self._lines: _Memory[Line] = _Memory()

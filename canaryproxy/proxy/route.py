@@ -25,6 +25,9 @@ class Route:
     pools: tuple[Pool, Pool]
     counters: tuple[Counters, Counters]
     identity: Identity
+    fallback_to_stable: bool = True
+    #: Seconds for the whole exchange; 0 without end.
+    total_timeout: float = 0.0
 
 
 def build_routes(
@@ -47,6 +50,8 @@ def build_routes(
                 max_age=int(affinity.max_age),
                 cookieless=Cookieless[affinity.cookieless.upper()],
             ),
+            fallback_to_stable=route.fallback_to_stable,
+            total_timeout=route.total_timeout or config.timeouts.total,
         )
         routes.append(built)
         entries += [(host.encode(), path.encode(), built) for host in route.match.hosts or ("",) for path in route.match.paths]

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, cast
 from canaryproxy.http1.chunked import ChunkedReader
 from canaryproxy.http1.framing import Body
 from canaryproxy.http1.head import MessageError
-from canaryproxy.http1.response import ResponseHead
+from canaryproxy.http1.response import ResponseHead, switches_protocol
+from canaryproxy.proxy.tls import set_buffer_limits
 
 if TYPE_CHECKING:
+    from canaryproxy.config.quantities import Address
     from canaryproxy.proxy.exchange import Exchange, Trailers
     from canaryproxy.proxy.pool import Server
     from canaryproxy.proxy.worker import Worker
@@ -38,6 +40,7 @@ class Upstream(asyncio.BufferedProtocol):
         # process
         "_worker",
         # connection
+        "address",
         "idle_since",
         "server",
         "transport",
@@ -53,9 +56,11 @@ class Upstream(asyncio.BufferedProtocol):
         "reusable",
     )
 
-    def __init__(self, worker: Worker, server: Server) -> None:
+    def __init__(self, worker: Worker, server: Server, address: Address | None = None) -> None:
+        """`address` is where it is connected to; None with a Unix socket."""
         self._worker = worker
         self.server = server
+        self.address = address
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
         self.used = False
         self.idle_since = 0.0
@@ -76,7 +81,7 @@ class Upstream(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self.transport.set_write_buffer_limits(0)
+        set_buffer_limits(self.transport)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._worker.read_view
@@ -100,9 +105,9 @@ class Upstream(asyncio.BufferedProtocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if exc is not None:
+        if exc is not None and self.transport.get_extra_info("ssl_object") is None:
             self._read_rest()
-        self._ended(in_order=exc is None)
+        self._ended(in_order=False)  # an end in order is told by eof_received; without one, TLS was cut off
 
     def _ended(self, *, in_order: bool) -> None:
         exchange, self.exchange = self.exchange, None
@@ -180,15 +185,21 @@ class Upstream(asyncio.BufferedProtocol):
             if head.status >= 200:
                 break
             self._interim += 1
-            if head.status == 101 or self._interim > MAX_INTERIM:
-                exchange.response_invalid("upstream_bad_upgrade" if head.status == 101 else "upstream_too_many_interim")
+            if head.status == 101:
+                if switches_protocol(head, exchange.upgrade):
+                    exchange.switch(self, head, data)
+                else:
+                    exchange.response_invalid("upstream_bad_upgrade")
+                return
+            if self._interim > MAX_INTERIM:
+                exchange.response_invalid("upstream_too_many_interim")
                 return
             exchange.interim_response(head)
         self._begin_body(exchange, head, data)
 
     def _begin_body(self, exchange: Exchange, head: ResponseHead, data: bytes) -> None:
         self._body = body = head.body
-        self.reusable = head.reusable
+        self.reusable = head.reusable and exchange.upgrade is None  # who refuses to switch may yet read on as if it had (C9)
         out = exchange.response_head(head)
         if body is _LENGTH and len(data) == head.length:  # nearly always, of small answers: all of it in one read
             self.exchange = None

@@ -1,13 +1,12 @@
-"""One worker process: an event loop on one listening socket that serves clients until it is told to leave.
+"""One worker process: an event loop on its listening sockets that serves clients until it is told to leave.
 
 Forked by the supervisor. Reads split words, writes its own counters and acknowledgements; knows nothing of rollouts. One coarse
-timer does all that time asks for: the pulse, the acknowledgements, the deadlines, the date.
+timer does all that time asks for: the pulse, the acknowledgements, the deadlines (`proxy.sweep`), the date, the log.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import gc
 import ipaddress
 import logging
@@ -15,50 +14,48 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from email.utils import formatdate
+from secrets import token_hex
 from time import monotonic
-from typing import Any, TypedDict
+from typing import Any, Final
 
 import uvloop
 
 from canaryproxy.config.schema import Config
-from canaryproxy.http1.head import HeadRules
+from canaryproxy.http1.forward import request_ids
+from canaryproxy.http1.head import MessageError
+from canaryproxy.proxy.connect import Connector
 from canaryproxy.proxy.downstream import Downstream
 from canaryproxy.proxy.exchange import Exchange
-from canaryproxy.proxy.pool import Server
-from canaryproxy.proxy.recall import Recall
+from canaryproxy.proxy.health import HealthChecks
+from canaryproxy.proxy.listeners import Listeners
+from canaryproxy.proxy.outcome import Failure
+from canaryproxy.proxy.overload import Level, Overload, count_open_files, keep_alive_timeout, read_rss, trim_memory
+from canaryproxy.proxy.pool import Event, Pool, Server
+from canaryproxy.proxy.record import Record
+from canaryproxy.proxy.resolve import Lookups
 from canaryproxy.proxy.route import build_routes
-from canaryproxy.proxy.upstream import Upstream
+from canaryproxy.proxy.sweep import SWEEP_SECONDS, Sweep
+from canaryproxy.proxy.tunnel import Tunnel
 from canaryproxy.shared.board import AckRow
-from canaryproxy.shared.layout import Count, Segment, WorkerState
+from canaryproxy.shared.layout import Segment, WorkerState
 
 log = logging.getLogger("canaryproxy.worker")
 
 #: One read from an upstream. As a write buffer holds its reader back as soon as anything is unsent, this is all that a slow
 #: client makes its connection hold. Half of it for requests, which clients may send ahead (C2).
 _READ_SIZE = 128 * 1024
-#: What keeps us from connecting without any fault of the upstream: no file, no port, no memory of ours is left.
-_OUR_OWN_WANT = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM})
-_BEAT_SECONDS = 0.1
-_SWEEP_BEATS = 5
+_BEAT_SECONDS: Final = 0.1
+_SWEEP_BEATS: Final = round(SWEEP_SECONDS / _BEAT_SECONDS)
 #: After a beat that comes so late the machine stood still: what arrived meanwhile is read before any deadline is looked at.
 _LATE_SECONDS = 2.0
-#: Seconds after which a response that has begun is judged by its head, and a request that has not come to its end by nothing:
-#: well below `T_HANG`, when a request counts as unanswered.
-_LONG = 5.0
 #: A draining worker closes a client's connection at once when it has been quiet for so long, else after its next response.
 _QUIET_SECONDS = 1.0
-
-
-class Hop(TypedDict):
-    """What this listener says of every request (`http1.forward.Hop`)."""
-
-    host_header: str
-    port: bytes
-    proto: bytes
-    via: bytes | None
+#: For a client to take its leave, over TLS; then the connection is cut.
+_FAREWELL_SECONDS: Final = 2.0
+_TOO_MANY: Final = MessageError(503, "too_many_connections")
+_TOO_MANY_OF_ONE: Final = MessageError(503, "too_many_connections_of_one_client")
 
 
 class Worker:
@@ -67,49 +64,67 @@ class Worker:
     def __init__(self, config: Config, segment: Segment, row: int, slots: Mapping[str, int]) -> None:
         self.words = segment.words
         self.timeouts = config.timeouts
+        limits = config.limits
         #: Of one connection; 0 while none is to be kept.
-        self.max_requests = config.limits.requests_per_connection
+        self.max_requests = limits.requests_per_connection
+        self.max_body = limits.request_body
+        self.keep_alive = config.timeouts.keep_alive
+        #: New requests are refused.
+        self.is_full = False
+        self.upgrades = frozenset(protocol.lower().encode() for protocol in config.upgrades)
+        self.expose_request_id = config.expose_request_id
+        self.request_ids: Iterator[bytes] = request_ids(token_hex(8).encode())
+        self.access_log = Record(config.access_log.format, config.access_log.path) if config.access_log else None
+        self._config = config
         self._trusted = [ipaddress.ip_network(network) for network in config.trusted_proxies]
-        self.hop: Hop = {
-            "host_header": config.host_header,
-            "port": str(config.listen.port if config.listen else 0).encode(),
-            "proto": b"http",
-            "via": config.via.encode() if config.via else None,
-        }
-        self.host_by_upstream = config.host_header == "upstream"
-        rules = _head_rules(config)
-        self.recall = Recall(rules, self.hop["via"])
-        self._trusted_recall = Recall(replace(rules, trust_forwarded=True), self.hop["via"])
+        self._addresses: dict[bytes, int] = {}
+        self._listeners = Listeners(self, config)
+        self.ingress = self._listeners.plain
+        self.recall = self.ingress.recall
         self.outbox: list[tuple[asyncio.Transport, bytes]] = []
         self.replace_read_buffer()
-        self.router, routes, self._pools = build_routes(config, segment, row, slots)
+        self.router, routes, self.pools = build_routes(config, segment, row, slots)
         self._slots = tuple(route.slot for route in routes)
         self._ack = AckRow(segment, row)
-        self._max_connections = config.limits.client_connections
         self._tasks: set[asyncio.Task[None]] = set()
-        self._servers: list[asyncio.Server] = []
+        max_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._most_clients = min(limits.client_connections, int(0.8 * max_files))
+        self._overload = Overload(limits, max_files)
+        self._lag = 0.0
         self._beats = 0
         self._drain_until = 0.0
         self._stopped: asyncio.Event = asyncio.Event()
         self.downstreams: set[Downstream] = set()
+        self.tunnels: dict[Tunnel, Exchange] = {}
         self.draining = False
         self.now = monotonic()
         self.date = b""
+        self._connector = Connector(self, self.pools)
+        totals = any(route.total_timeout for route in routes)
+        self._sweep = Sweep(self, totals, limits.body_rate, limits.body_grace)
 
-    async def run(self, sockets: Sequence[socket.socket]) -> None:
+    async def run(self, sockets: Sequence[socket.socket], tls_sockets: Sequence[socket.socket] = ()) -> None:
         """Serve until told to leave, and until what was in hand then is done."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.drain)
+        loop.add_signal_handler(signal.SIGUSR1, self._reopen_log)
+        checks, lookups = HealthChecks(self._connector.check_stream), Lookups()
         self._beat()
-        for listening in sockets:
-            self._servers.append(await loop.create_server(lambda: Downstream(self), sock=listening, backlog=4096))
+        lookups.start(self.pools)
+        checks.start(self.pools)
+        self._listeners.start(sockets, tls_sockets)
         gc.collect()
         gc.freeze()
         self._ack.enter(os.getpid(), self.now)
         self._ack.beat(self.now, len(self.downstreams), self._slots)
         await self._stopped.wait()
-        self._expire(float("inf"))
+        await checks.stop()
+        await lookups.stop()
+        for pool in self.pools:
+            self._sweep.expire(pool, float("inf"))
+        if self.access_log is not None:
+            self.access_log.close()
         self._ack.set_state(WorkerState.FREE)
 
     # Reading and writing.
@@ -139,37 +154,68 @@ class Worker:
             if not transport.is_closing():
                 transport.write(data)
 
+    def say(self, event: Event | None) -> None:
+        """Log what has become of a server, if anything has."""
+        if event is not None:
+            log.warning("%s", event)
+
+    def _reopen_log(self) -> None:
+        if self.access_log is not None:
+            self.access_log.reopen()
+
     # Connections.
 
-    def recall_for(self, peer: bytes) -> Recall:
-        """The rules for this address: what a trusted proxy says of its clients is believed."""
-        if self._trusted and peer and any(ipaddress.ip_address(peer.decode()) in network for network in self._trusted):
-            return self._trusted_recall
-        return self.recall
+    def is_trusted(self, address: bytes) -> bool:
+        """Whether what this address says of its clients is believed."""
+        if not self._trusted or not address:
+            return False
+        try:
+            known = ipaddress.ip_address(address.decode("latin-1").partition("%")[0])
+        except ValueError:
+            return False
+        return any(known in network for network in self._trusted)
 
-    def welcome(self, downstream: Downstream) -> bool:
-        """Take a new client in; false if there are too many already."""
+    def welcome(self, downstream: Downstream) -> MessageError | None:
+        """Take a new client in; what to answer if there are too many already."""
+        limits = self._config.limits
         self.downstreams.add(downstream)
-        return len(self.downstreams) <= self._max_connections
+        if limits.connections_per_ip:
+            count = self._addresses[downstream.peer] = self._addresses.get(downstream.peer, 0) + 1
+            if count > limits.connections_per_ip:
+                return _TOO_MANY_OF_ONE
+        count = len(self.downstreams) + len(self.tunnels)
+        if count >= self._most_clients:
+            self._listeners.pause()
+        return _TOO_MANY if count > self._most_clients else None
+
+    def part(self, downstream: Downstream) -> None:
+        """A client has left, or its connection serves a tunnel now."""
+        if downstream in self.downstreams:
+            self.downstreams.discard(downstream)
+            count = self._addresses.pop(downstream.peer, 0) - 1
+            if count > 0:
+                self._addresses[downstream.peer] = count
 
     def connect(self, exchange: Exchange, server: Server) -> None:
         """Open a connection to this server and give it to the exchange."""
         self._spawn(self._connect(exchange, server))
 
     async def _connect(self, exchange: Exchange, server: Server) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(self.timeouts.connect):
-                _, connection = await loop.create_connection(lambda: Upstream(self, server), server.host, server.port)
-        except TimeoutError:
-            exchange.connect_failed(Count.CONNECT_TIMEOUT)
-        except OSError as error:
-            exchange.connect_failed(Count.ABANDONED if error.errno in _OUR_OWN_WANT else Count.CONNECT_FAILED)
-        except Exception:
-            log.exception("cannot connect to %s:%d", server.host, server.port)
-            exchange.connect_failed(Count.CONNECT_FAILED)
+        source = exchange.downstream.proxy_source() if server.pool.config.send_proxy else (b"", 0)
+        opened = await self._connector.open(server, source)
+        if isinstance(opened, Failure):
+            exchange.connect_failed(opened)
         else:
-            exchange.connected(connection)
+            exchange.connected(opened)
+
+    def admit_soon(self, pool: Pool, server: Server) -> None:
+        """Give the room that this server has again to who waits for it, once what is done now is done."""
+
+        def admit() -> None:
+            while (waiting := pool.released(server)) is not None:
+                waiting.admitted(server)
+
+        self.call_soon(admit)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run work beside the callbacks, kept alive until it is done. Connections are opened so, requests are not."""
@@ -181,36 +227,47 @@ class Worker:
 
     def _beat(self) -> None:
         asyncio.get_running_loop().call_later(_BEAT_SECONDS, self._beat)  # first: whatever fails below, the pulse goes on
-        late = monotonic() - self.now > _LATE_SECONDS
-        self.now = now = monotonic()
+        now = monotonic()
+        lag = now - self.now - _BEAT_SECONDS
+        late, self._lag, self.now = lag > _LATE_SECONDS, max(lag, self._lag), now
         self.flush()  # what was decided under an older split goes out before the newer one is acknowledged
-        self._ack.beat(now, len(self.downstreams), self._slots)
+        self._ack.beat(now, len(self.downstreams) + len(self.tunnels), self._slots)
+        if self.access_log is not None:
+            self.access_log.flush()
         if self._beats % _SWEEP_BEATS == 0 or late:
             self.date = formatdate(usegmt=True).encode()
         if self._beats % _SWEEP_BEATS == 0 and not late:
-            self._sweep(now)
+            self.sweep(now)
         self._beats += 1
 
-    def _sweep(self, now: float) -> None:
-        for downstream in [d for d in self.downstreams if d.deadline <= now]:
-            downstream.on_deadline(now)
-        for downstream in self.downstreams:
-            exchange = downstream.exchange
-            if exchange is not None and exchange.started < now - _LONG:
-                if exchange.status:
-                    exchange.judge_by_head()
-                elif not exchange.request_done and downstream.transport.is_reading():
-                    exchange.withdraw()
-        self._expire(now - self.timeouts.upstream_idle)
+    def sweep(self, now: float) -> None:
+        """Look at everything that time asks for."""
+        self._sweep.look(now)
+        self._listeners.sweep(now)
+        self._connector.reload_if_changed(now)
         if self.draining:
             self._sweep_drain(now)
+        else:
+            self._look_at_load()
 
-    def _expire(self, idle_since: float) -> None:
-        """Close the upstream connections that are unused since before `idle_since`."""
-        for pool in self._pools:
-            for server in pool.servers:
-                for connection in server.expire(idle_since):
-                    connection.close()
+    def _look_at_load(self) -> None:
+        """Do less when there is more in hand than this worker can bear."""
+        overload, limits = self._overload, self._config.limits
+        clients, before = len(self.downstreams) + len(self.tunnels), (overload.level, overload.reasons)
+        files = count_open_files(clients + sum(server.active + len(server.idle) for p in self.pools for server in p.servers))
+        lag, self._lag = self._lag, 0.0
+        level = overload.update(lag, read_rss() if limits.memory else 0, clients, files)
+        if (level, overload.reasons) != before:
+            log.warning("load is %s %s", level.name.lower(), f"({', '.join(overload.reasons)})" if overload.reasons else "again")
+        if "memory" in overload.reasons:
+            trim_memory()
+        self.is_full = overload.sheds
+        self.max_requests = 0 if level else limits.requests_per_connection
+        self.keep_alive = keep_alive_timeout(self.timeouts.keep_alive, clients, self._most_clients)
+        if level is Level.FULL or clients >= self._most_clients:
+            self._listeners.pause()
+        else:
+            self._listeners.resume()
 
     # Leaving.
 
@@ -222,34 +279,23 @@ class Worker:
         self.max_requests = 0
         self._drain_until = monotonic() + self.timeouts.drain
         self._ack.set_state(WorkerState.DRAINING)
-        for server in self._servers:
-            server.close()
+        self._listeners.close()
         self._sweep_drain(monotonic())
 
     def _sweep_drain(self, now: float) -> None:
-        for downstream in [d for d in self.downstreams if d.is_idle(now - _QUIET_SECONDS)]:
+        for downstream in [d for d in self.downstreams if d.is_idle(now - _QUIET_SECONDS) and not d.transport.is_closing()]:
             downstream.transport.close()
+            downstream.deadline = now + _FAREWELL_SECONDS
         if now >= self._drain_until:
             for downstream in list(self.downstreams):
                 downstream.end_drain()
-        if not self.downstreams:
+            for tunnel in list(self.tunnels):
+                tunnel.close("drain")
+        if not self.downstreams and not self.tunnels and not self._listeners.pending:
             self._stopped.set()
 
 
-def _head_rules(config: Config) -> HeadRules:
-    limits = config.limits
-    return HeadRules(
-        request_line=limits.request_line,
-        head=limits.head,
-        headers=limits.headers,
-        response_head=limits.response_head,
-        response_headers=limits.response_headers,
-        underscore=config.underscore_headers,
-        strict_authority=config.strict_authority,
-    )
-
-
-def run_worker(
+def run_worker(  # noqa: PLR0917  # the processes' bodies are called by the supervisor alone
     config: Config,
     segment: Segment,
     row: int,
@@ -260,7 +306,7 @@ def run_worker(
     """Body of a worker process. Returns when it has drained."""
 
     async def main() -> None:
-        await Worker(config, segment, row, slots).run(sockets)
+        await Worker(config, segment, row, slots).run(sockets, tls_sockets)
 
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the usual soft limit, 1024, is kept low for select() alone

@@ -1,4 +1,4 @@
-"""What `control` needs of a store: the record, the evidence and the decision log of each route, saved together.
+"""What `control` needs of a store: the record, the evidence and the decision log of each route, and the registered pools.
 
 A store knows nothing of rollouts: it keeps JSON-ready dictionaries. Every failure is a StoreError and leaves what was saved.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from canaryproxy.config.overlay import Registered
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +50,13 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Let go of the file."""
+
+
+class PoolStore(Protocol):
+    """Durable memory of the registered pools. One thread at a time."""
+
+    def pools(self) -> dict[str, Registered]:
+        """Every registered pool."""
+
+    def save_pools(self, pools: Mapping[str, Registered], decisions: Mapping[str, Decision]) -> None:
+        """Exactly these pools, and a decision for each of these routes, are on disk when this returns; nothing when it raises."""

@@ -9,18 +9,20 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from canaryproxy.config.overlay import Registered
 from canaryproxy.errors import StoreError
 from canaryproxy.store.base import Decision, Saved
 
-SCHEMA_VERSION = 1
-
-_SCHEMA = """
+#: What each version of the schema adds to the one before it; a file of an older version is brought up when it is opened.
+_SCHEMA = (
+    """
 CREATE TABLE canaryproxy_schema (version INTEGER NOT NULL);
+INSERT INTO canaryproxy_schema VALUES (0);
 CREATE TABLE rollout (route TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE evidence (route TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE decision (
@@ -28,7 +30,13 @@ CREATE TABLE decision (
     route TEXT NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL, sentence TEXT NOT NULL, data TEXT NOT NULL
 );
 CREATE INDEX decision_of_route ON decision (route, id);
-"""
+""",
+    """
+CREATE TABLE pool (name TEXT PRIMARY KEY, definition TEXT NOT NULL, file TEXT NOT NULL, at REAL NOT NULL, by TEXT NOT NULL)
+WITHOUT ROWID;
+""",
+)
+SCHEMA_VERSION = len(_SCHEMA)
 
 #: Seconds to wait for another process that holds the file (a backup, a second controller by mistake).
 _BUSY = 2.0
@@ -57,7 +65,7 @@ _EXPLAINED = {
 
 
 class SqliteStore:
-    """A `Store` in the file at `path`, made on first use.
+    """A `Store` and a `PoolStore` in the file at `path`, made on first use.
 
     Raises StoreError when the file cannot be used: no directory, no permission, damaged, another program's, a newer version's.
     """
@@ -95,12 +103,32 @@ class SqliteStore:
         decisions: Sequence[Decision] = (),
     ) -> None:
         """All of it is on disk when this returns, none of it when it raises StoreError. None leaves what was saved before."""
-        rows = [(route, d.at, d.kind, d.sentence, _text(d.data)) for d in decisions]
         with self._explained(), self._transaction():
             for table, record in (("rollout", rollout), ("evidence", evidence)):
                 if record is not None:
                     self._db.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", (route, _text(record)))
-            self._db.executemany("INSERT INTO decision (route, at, kind, sentence, data) VALUES (?, ?, ?, ?, ?)", rows)
+            self._note((route, decision) for decision in decisions)
+
+    def pools(self) -> dict[str, Registered]:
+        """Every registered pool."""
+        query = "SELECT name, definition, file, at, by FROM pool ORDER BY name"
+        with self._explained():
+            return {
+                name: Registered(json.loads(definition), json.loads(file), at, by)
+                for name, definition, file, at, by in self._db.execute(query)
+            }
+
+    def save_pools(self, pools: Mapping[str, Registered], decisions: Mapping[str, Decision]) -> None:
+        """Exactly these pools, and a decision for each of these routes, are on disk when this returns; nothing when it raises."""
+        rows = [(name, _text(pool.definition), _text(pool.file), pool.at, pool.by) for name, pool in pools.items()]
+        with self._explained(), self._transaction():
+            self._db.execute("DELETE FROM pool")
+            self._db.executemany("INSERT INTO pool VALUES (?, ?, ?, ?, ?)", rows)
+            self._note(decisions.items())
+
+    def _note(self, decisions: Iterable[tuple[str, Decision]]) -> None:
+        rows = [(route, d.at, d.kind, d.sentence, _text(d.data)) for route, d in decisions]
+        self._db.executemany("INSERT INTO decision (route, at, kind, sentence, data) VALUES (?, ?, ?, ?, ?)", rows)
 
     def decisions(self, route: str, limit: int = 100, before_id: int | None = None) -> list[dict[str, Any]]:
         """At most `limit` decisions, newest first: `id`, `at`, `kind`, `sentence`, `data`; older than `before_id` when given."""
@@ -122,25 +150,30 @@ class SqliteStore:
         self._db.execute("PRAGMA synchronous=FULL")
         if damage := [row[0] for row in self._db.execute("PRAGMA quick_check(1)") if row[0] != "ok"]:
             raise StoreError(self._where, f"is damaged ({' '.join(damage[0].split())})", _AWAY)
+        if self._version() < SCHEMA_VERSION:
+            with self._transaction():
+                self._upgrade(self._version())  # asked again: another process may have been first
+
+    def _version(self) -> int:
+        """The version of the file's schema, 0 for a new file; raises StoreError for a file that is not ours or too new."""
         tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if tables and "canaryproxy_schema" not in tables:
             raise StoreError(self._where, "is the database of another program", "change state.path")
-        if tables:
-            self._check_version()
-        else:
-            with self._transaction():
-                for statement in filter(str.strip, _SCHEMA.split(";")):
-                    self._db.execute(statement)
-                self._db.execute("INSERT INTO canaryproxy_schema VALUES (?)", (SCHEMA_VERSION,))
-
-    def _check_version(self) -> None:
-        (version,) = self._db.execute("SELECT max(version) FROM canaryproxy_schema").fetchone()
-        if version != SCHEMA_VERSION:
+        if not tables:
+            return 0
+        version: int = self._db.execute("SELECT max(version) FROM canaryproxy_schema").fetchone()[0]
+        if version > SCHEMA_VERSION:
             raise StoreError(
                 self._where,
-                f"was written by another version of canaryproxy (its schema is {version}, this version knows {SCHEMA_VERSION})",
+                f"was written by a newer version of canaryproxy (its schema is {version}, this version knows {SCHEMA_VERSION})",
                 "run the version that wrote it or a newer one, or change state.path",
             )
+        return version
+
+    def _upgrade(self, version: int) -> None:
+        for statement in "".join(_SCHEMA[version:]).split(";"):
+            self._db.execute(statement)
+        self._db.execute("UPDATE canaryproxy_schema SET version = ?", (SCHEMA_VERSION,))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -167,6 +200,6 @@ class SqliteStore:
             raise StoreError(self._where, f"is damaged (a record is not JSON: {error})", _AWAY) from error
 
 
-def _text(record: Mapping[str, Any]) -> str:
+def _text(record: Mapping[str, Any] | None) -> str:
     """JSON; what has no JSON form is written as its text, because an odd number must not keep a rollback from the disk."""
     return json.dumps(record, separators=(",", ":"), default=str)

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
+from canaryproxy.config.check_network import reaches
 from canaryproxy.config.quantities import Address
+from canaryproxy.config.schema import Config
 from canaryproxy.errors import StartError
 
 BACKLOG = 4096
@@ -45,7 +49,7 @@ def open_exclusive(address: Address) -> socket.socket:
     return _bind(address, reuse_port=False)
 
 
-class Listeners:
+class Listener:
     """The sockets of one address, as many as there have ever been workers at a time."""
 
     def __init__(self, address: Address, ours: int = 0) -> None:
@@ -54,26 +58,66 @@ class Listeners:
         if address.port != ours:
             open_exclusive(address).close()
         self.asked = address
-        self._sockets = [_bind(address, reuse_port=True)]
-        self.address = Address(address.host, self._sockets[0].getsockname()[1])
+        self.sockets = [_bind(address, reuse_port=True)]
+        self.address = Address(address.host, self.sockets[0].getsockname()[1])
 
-    def share(self, workers: int) -> list[list[socket.socket]]:
-        """The sockets of each of `workers` workers; opens more where there are too few."""
-        while len(self._sockets) < workers:
-            self._sockets.append(_bind(self.address, reuse_port=True))
-        return [self._sockets[index::workers] for index in range(workers)]
+    def share(self, workers: int, index: int) -> list[socket.socket]:
+        """The sockets of one of `workers` workers; opens more where there are too few."""
+        while len(self.sockets) < workers:
+            self.sockets.append(_bind(self.address, reuse_port=True))
+        return self.sockets[index::workers]
 
-    def trim(self, count: int) -> None:
-        """Close this process's copies of the sockets beyond the first `count`: no worker was found for them."""
-        for sock in self._sockets[count:]:
-            sock.close()
-        del self._sockets[count:]
+
+class Share(NamedTuple):
+    """The sockets of one worker."""
+
+    http: list[socket.socket]
+    https: list[socket.socket]
+
+
+class Listeners:
+    """The listeners of a configuration: for http, for https, or for both."""
+
+    def __init__(self, config: Config, former: Listeners | None = None) -> None:
+        """Takes the listeners over that have the same address in `former`. Raises StartError, and nothing is open then."""
+        known = former._by_scheme if former else {}
+        self._by_scheme: dict[str, Listener] = {}
+        try:
+            for scheme, address in (("http", config.listen), ("https", config.tls.listen if config.tls else None)):
+                if address is not None:
+                    self._by_scheme[scheme] = _take_over(scheme, address, known)
+        except StartError:
+            self.trim(former.all() if former else ())
+            raise
+
+    def urls(self) -> str:
+        """Where users arrive: `http://0.0.0.0:8080, https://0.0.0.0:8443`."""
+        return ", ".join(f"{scheme}://{listener.address}" for scheme, listener in self._by_scheme.items())
+
+    def share(self, workers: int, index: int) -> Share:
+        """The sockets of one of `workers` workers; opens more where there are too few."""
+        listeners = map(self._by_scheme.get, Share._fields)
+        return Share(*(listener.share(workers, index) if listener else [] for listener in listeners))
+
+    def trim(self, kept: Collection[socket.socket] = ()) -> None:
+        """Close this process's copies of all sockets but these."""
+        for listener in self._by_scheme.values():
+            for sock in [sock for sock in listener.sockets if sock not in kept]:
+                sock.close()
+                listener.sockets.remove(sock)
 
     def all(self) -> list[socket.socket]:
-        """Every socket of this address."""
-        return list(self._sockets)
+        """Every socket."""
+        return [sock for listener in self._by_scheme.values() for sock in listener.sockets]
 
-    def close(self) -> None:
-        """Close this process's copies."""
-        for sock in self._sockets:
-            sock.close()
+
+def _take_over(scheme: str, address: Address, known: Mapping[str, Listener]) -> Listener:
+    """The listener of this scheme if it has this address, else a new one."""
+    present = known.get(scheme)
+    if present is not None and present.asked == address:
+        return present
+    for other, listener in known.items():
+        # workers that still drain would answer on it in the other way
+        if other != scheme and (reaches(address, listener.address) or reaches(listener.address, address)):
+            raise StartError(str(address), f"serves {other} until now", "use another port, or restart")
+    return Listener(address, ours=present.address.port if present else 0)

@@ -1,8 +1,10 @@
 """The supervisor's life: start, watch, reload, stop.
 
 It holds what must outlive every other process (sockets, shared memory) and does as little as possible itself. Signals:
-SIGHUP reloads, SIGTERM and SIGINT drain and stop. It has one power over rollouts: when the controller cannot be kept alive, it
-takes every canary's weight to 0.
+SIGHUP reloads, SIGTERM and SIGINT drain and stop, SIGUSR1 is passed on to the workers, which open their access logs again. The
+controller asks for a reload too, for a pool that was registered: then the file is not read again, so that nobody's half-edited
+file comes into force. It has one power over rollouts: when the controller cannot be kept alive, it takes every canary's weight
+to 0.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import itertools
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,8 +23,10 @@ from typing import NamedTuple
 from canaryproxy.admin.auth import load_token
 from canaryproxy.admin.serve import run_controller
 from canaryproxy.config.load import load
+from canaryproxy.config.overlay import Laid
 from canaryproxy.config.schema import Config
-from canaryproxy.control.recovery import recover
+from canaryproxy.control.handover import Handover
+from canaryproxy.control.recovery import recover, recover_pools
 from canaryproxy.errors import CanaryproxyError, StartError
 from canaryproxy.proxy.worker import run_worker
 from canaryproxy.shared import layout
@@ -35,7 +40,7 @@ from canaryproxy.supervisor.listeners import Listeners, open_exclusive
 
 log = logging.getLogger("canaryproxy.supervisor")
 
-_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _LOOK_SECONDS = 0.1
 _START_SECONDS = 15.0
 #: A controller that dies so often within so many seconds is given up: no canary without a judge.
@@ -46,10 +51,10 @@ _CONTROLLER_SPAN = 60.0
 class _Serving(NamedTuple):
     """What serves, so that a reload that fails can go back to it."""
 
-    config: Config
+    laid: Laid
     routes: dict[str, int]
     listeners: Listeners
-    sockets: int
+    sockets: list[socket.socket]
     generation: int
 
 
@@ -57,9 +62,9 @@ class Supervisor:
     """The processes of one canaryproxy."""
 
     def __init__(self, config: Config, path: Path | None) -> None:
-        self._config = config
+        self._laid = Laid(config, config, {})
         self._path = path
-        self._listeners = Listeners(config.listen)
+        self._listeners = Listeners(config)
         self._former: Listeners | None = None
         self._admin_sockets = [open_exclusive(config.admin.listen)]
         capacity = max(16, 4 * config.worker_count)
@@ -77,12 +82,19 @@ class Supervisor:
         self._controller_at = 0.0
         self._stopping_until = 0.0
         self._reload_asked = False
+        self._handover = Handover()
         self._look_at = 0.0
+
+    @property
+    def _config(self) -> Config:
+        """What is in force: the file's as it was read last, with the registered pools laid over it."""
+        return self._laid.config
 
     def run(self) -> int:
         """Serve until told to stop; the exit code."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         load_token(self._config.admin.token_file)
+        self._laid = recover_pools(self._config)
         self._recover(self._routes)
         self._claim_state()
         self._start_controller()
@@ -98,11 +110,13 @@ class Supervisor:
             if self._reload_asked and not self._stopping_until:
                 self._reload_asked = False
                 self._reload()
+            if (question := self._handover.question) and not self._stopping_until:
+                self._reload(question)
             self._revive()
         return code
 
     def _say_where(self) -> None:
-        where = f"serving on http://{self._listeners.address}"
+        where = f"serving on {self._listeners.urls()}"
         host, port = self._admin_sockets[0].getsockname()[:2]
         log.warning("%s with %d workers; admin on http://%s:%d", where, self._config.worker_count, host, port)
 
@@ -144,15 +158,15 @@ class Supervisor:
         row = next((row for row in range(self._segment.layout.workers) if row not in taken), None)
         if row is None:
             raise StartError("workers", "too many generations still drain", "reload again when they have left")
-        share = self._listeners.share(self._config.worker_count)[index]
+        share = self._listeners.share(self._config.worker_count, index)
         config, segment, slots = self._config, self._segment, self._routes
         inherited = [*self._listeners.all(), *(self._former.all() if self._former else []), *self._admin_sockets]
 
         def body() -> None:
             for sock in inherited:
-                if sock not in share:
+                if sock not in share.http and sock not in share.https:
                     sock.close()
-            run_worker(config, segment, row, slots, share)
+            run_worker(config, segment, row, slots, share.http, share.https)
 
         name = f"worker {index}"
         pulse = self._board.worker(row, Ack.PULSE)
@@ -162,11 +176,11 @@ class Supervisor:
         )
 
     def _start_controller(self) -> None:
-        config, segment, slots, sockets = self._config, self._segment, self._routes, self._admin_sockets
+        laid, segment, slots, sockets = self._laid, self._segment, self._routes, self._admin_sockets
 
         def body() -> None:
-            self._listeners.close()
-            run_controller(config, segment, slots, sockets)
+            self._listeners.trim()
+            run_controller(laid, segment, slots, self._handover, sockets)
 
         pulse = self._board.controller_pulse()
         self._controller = Child(fork(body, "controller"), "controller", time.monotonic(), pulse=pulse)
@@ -191,6 +205,9 @@ class Supervisor:
                 self._stop(grace=self._config.timeouts.drain + 2)
             elif info.si_signo == signal.SIGHUP:
                 self._reload_asked = True
+            elif info.si_signo == signal.SIGUSR1:
+                for child in self._workers.values():
+                    child.signal(signal.SIGUSR1)
         self._reap()
         now = time.monotonic()
         if now >= self._look_at:  # signals may come faster than pulses move
@@ -285,65 +302,68 @@ class Supervisor:
 
     # Changes.
 
-    def _reload(self) -> None:
-        """A new generation for a new configuration; anything wrong with it changes nothing."""
-        before = _Serving(self._config, self._routes, self._listeners, len(self._listeners.all()), self._generation)
+    def _reload(self, question: int = 0) -> None:
+        """A new generation for a new configuration; anything wrong with it changes nothing.
+
+        With a `question` of the controller's: the file as it was read last, with the pools that are stored now.
+        """
+        before = _Serving(self._laid, self._routes, self._listeners, self._listeners.all(), self._generation)
         try:
-            self._begin_generation(self._read_again())
+            self._begin_generation(recover_pools(self._laid.file) if question else self._read_again())
         except CanaryproxyError as error:
             self._undo(before)
             for line in str(error).splitlines():
                 log.error("reload refused, nothing changed: %s", line)
+            self._handover.refuse(question, str(error))
             return
         if not self._generation_serves():
             self._undo(before)
             if not self._stopping_until:
                 log.error("reload undone: a new worker did not come up; the old ones go on")
+            self._handover.refuse(question, "stopping" if self._stopping_until else "a new worker did not come up")
             return
+        self._handover.serve(question, self._generation, self._config.worker_count)
         for child in self._workers.values():
             if child.generation < self._generation:
                 self._dismiss(child)
         if self._former is not None:
-            self._former.close()
+            self._former.trim(self._listeners.all())
             self._former = None
         self._orphans |= set(before.routes.values()) - set(self._routes.values())
         if self._controller is not None:
             self._dismiss(self._controller)
-        log.warning("reloaded: generation %d serves", self._generation)
+        log.warning("reloaded: generation %d serves %s", self._generation, self._listeners.urls())
 
-    def _read_again(self) -> Config:
-        """The configuration in the file as it is now. Raises ConfigError or StartError if it cannot be used."""
+    def _read_again(self) -> Laid:
+        """The file as it is now under the pools registered so far. Raises ConfigError or StartError if it cannot be used."""
         if self._path is None:
             raise StartError("reload", "there is no configuration file", "start with --config to be able to reload")
         config = load(self._path)
         if (config.state, config.admin) != (self._config.state, self._config.admin):
             raise StartError("state, admin", "cannot change while running", "restart to move them")
+        return recover_pools(config, self._laid.registered)
+
+    def _begin_generation(self, laid: Laid) -> None:
+        """Fork the workers of this configuration. Raises StartError or StoreError; then `_undo` has to follow."""
+        config, served = laid.config, set(self._routes.values())
         room = self._segment.layout.workers - len(self._workers)
         if config.worker_count > room:
             hint = "reload again when the workers that still drain have left, or restart for so many"
             raise StartError("workers", f"there is room for {max(room, 0)} more of them", hint)
-        return config
-
-    def _begin_generation(self, config: Config) -> None:
-        """Fork the workers of this configuration. Raises StartError or StoreError; then `_undo` has to follow."""
-        served = set(self._routes.values())
         self._routes = self._slots.assign(config.routes, {slot for child in self._workers.values() for slot in child.slots})
-        if config.listen != self._listeners.asked:
-            self._listeners, self._former = Listeners(config.listen, ours=self._listeners.address.port), self._listeners
-        self._config = config
+        self._listeners, self._former = Listeners(config, self._listeners), self._listeners
+        self._laid = laid
         self._recover({name: slot for name, slot in self._routes.items() if slot not in served})
         self._start_generation()
 
     def _undo(self, before: _Serving) -> None:
         """Everything is as it was: newcomers leave, and who died meanwhile is replaced."""
-        if self._former is not None:
-            self._listeners.close()
-            self._former = None
-        self._config, self._routes, self._listeners, sockets, self._generation = before
+        self._listeners.trim(before.sockets)
+        self._former = None
+        self._laid, self._routes, self._listeners, _, self._generation = before
         for child in self._workers.values():
             if child.generation > self._generation:
                 self._dismiss(child)
-        self._listeners.trim(sockets)
         alive = {child.index for child in self._workers.values() if child.generation == self._generation}
         self._restart_at = {index: 0.0 for index in range(self._config.worker_count) if index not in alive}
 

@@ -277,12 +277,22 @@ def test_the_second_server_is_tried(deaf: int) -> None:
 
 
 def test_the_canary_alone_is_dead() -> None:
-    with plane(Origin(ok), canary=[refused_port()]) as proxy:
+    with plane(Origin(ok), canary=[refused_port()], fallback=False) as proxy:
         proxy.board.publish(0, 10_000, swapped=False, salt=1)
         assert proxy.get().startswith(b"HTTP/1.1 502 ")
         proxy.board.publish(0, 0, swapped=False, salt=1)
         assert proxy.get().endswith(b"ok"), "from the next request on"
         assert proxy.outcomes(CANARY) == {Count.CONNECT_FAILED: 1}
+
+
+def test_stable_answers_for_a_dead_canary_which_is_blamed_all_the_same() -> None:
+    with plane(Origin(ok), canary=[refused_port()]) as proxy:
+        proxy.board.publish(0, 10_000, swapped=False, salt=1)
+        answer = proxy.get()
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b"X-Canaryproxy-Fallback: upstream_connect\r\n" in answer
+        assert proxy.outcomes(CANARY) == {Count.CONNECT_FAILED: 1}
+        assert proxy.outcomes() == {Count.C2XX: 1}
 
 
 def test_an_upstream_that_hangs_up_without_a_word_at_reuse() -> None:
@@ -494,17 +504,16 @@ def test_a_worker_among_people_who_behave_badly() -> None:
 
 
 def test_a_worker_without_files_left_blames_no_variant() -> None:
-    with plane(Origin(ok), files=60) as proxy:
-        clients = [proxy.client() for _ in range(100)]  # more than are left: some wait in the accept queue
+    with plane(Origin(ok), files=200) as proxy:
+        clients = [proxy.client() for _ in range(300)]  # more than there is room for: some wait in the accept queue
+        eventually(lambda: proxy.board.worker(0, Ack.CONNECTIONS) >= 150)
         clients[0].sendall(GET)
-        head = clients[0].recv(65536)
-        assert head.startswith(b"HTTP/1.1 503 ")
-        assert b"X-Canaryproxy-Error: no_connection_left\r\n" in head
-        assert proxy.outcomes() == {Count.ABANDONED: 1}
-        assert proxy.counts()[Count.FAILED] == 0
+        assert clients[0].recv(65536).endswith(b"ok"), "some files are kept for what is not a client's"
+        assert proxy.outcomes() == {Count.C2XX: 1}
         for client in clients:
             client.close()
-        assert proxy.get().endswith(b"ok"), "it goes on as soon as it can"
+        assert proxy.get().endswith(b"ok"), "it accepts again as soon as it can"
+        proxy.may_say("load is ")
 
 
 def test_the_helper_notices_a_worker_that_does_not_leave() -> None:

@@ -6,9 +6,9 @@ from random import Random
 
 from wire import GET, OK, FarEnd, Wire
 
+from canaryproxy.proxy import outcome
 from canaryproxy.proxy.downstream import Downstream
 from canaryproxy.proxy.upstream import Upstream
-from canaryproxy.shared.layout import Count
 
 REQUESTS = [
     GET,
@@ -73,7 +73,7 @@ class Player:
             wire.settle()
         elif name in ("accept", "refuse"):
             if wire.connecting:
-                wire.accept(random.choice([0, 1 << 60])) if name == "accept" else wire.refuse(Count.CONNECT_TIMEOUT)
+                wire.accept(random.choice([0, 1 << 60])) if name == "accept" else wire.refuse(outcome.CONNECT_TIMEOUT)
         elif name == "request":
             self._send(self._some(Downstream) or wire.client(), REQUESTS)
         elif (end := self._some(Upstream) if name == "response" else self._some(Upstream, Downstream)) is not None:

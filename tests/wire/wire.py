@@ -17,8 +17,10 @@ from typing import Any
 from unittest.mock import patch
 
 from canaryproxy.config.schema import Config
+from canaryproxy.proxy import outcome
 from canaryproxy.proxy.downstream import Downstream
 from canaryproxy.proxy.exchange import Exchange
+from canaryproxy.proxy.outcome import Failure
 from canaryproxy.proxy.pool import Server
 from canaryproxy.proxy.upstream import Upstream
 from canaryproxy.proxy.worker import Worker
@@ -178,6 +180,9 @@ class FarEnd(asyncio.Transport):
         self._eof = True
         self._flush()
 
+    def can_write_eof(self) -> bool:
+        return True
+
     def pause_reading(self) -> None:
         self._reading = False
 
@@ -214,8 +219,8 @@ class FarEnd(asyncio.Transport):
         self.gone = True
 
     def fileno(self) -> int:
-        """There is none."""
-        raise OSError("not a real socket")
+        """There is none; what is asked of this one is always empty."""
+        return self._wire.nothing.fileno()
 
     def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
         """As the socket's: what is asked for is kept in `options`."""
@@ -254,6 +259,8 @@ class Wire:
         self.worker.wire = self
         self.worker.now = self.now
         self.worker.date = b"today"
+        self.nothing, self._far_from_nothing = socket.socketpair()
+        self.nothing.setblocking(False)
         self.connecting: list[tuple[Exchange, Server]] = []
         self.holds_connects = False
         self.ends: list[FarEnd] = []
@@ -271,12 +278,14 @@ class Wire:
                 self._leave()
         finally:
             self._clock.stop()
+            self.nothing.close()
+            self._far_from_nothing.close()
 
     # Far ends.
 
     def client(self, peer: str = "192.0.2.1") -> FarEnd:
         """A new client connection."""
-        client = FarEnd(self, Downstream(self.worker), peer)
+        client = FarEnd(self, Downstream(self.worker, self.worker.ingress), peer)
         self.ends.append(client)
         return client
 
@@ -297,10 +306,10 @@ class Wire:
         self.settle()
         return origin
 
-    def refuse(self, count: Count = Count.CONNECT_FAILED) -> None:
+    def refuse(self, failure: Failure = outcome.REFUSED) -> None:
         """Let the oldest connection attempt fail."""
         exchange, _ = self.connecting.pop(0)
-        exchange.connect_failed(count)
+        exchange.connect_failed(failure)
         self.settle()
 
     # The event loop.
@@ -324,7 +333,7 @@ class Wire:
         """Let time pass and the worker look at its deadlines."""
         self.now += seconds
         self.worker.now = self.now
-        self.worker._sweep(self.now)
+        self.worker.sweep(self.now)
         self.settle()
 
     def publish(self, weight_bp: int, *, swapped: bool = False, salt: int = 7) -> int:
@@ -359,7 +368,7 @@ class Wire:
         self.holds_connects = False
         self.settle()
         assert not self.worker.downstreams, "a client's connection is still known"
-        for pool in self.worker._pools:
+        for pool in self.worker.pools:
             for server in pool.servers:
                 assert server.active == 0, f"{server.host} has {server.active} exchanges in hand"
                 assert all(not idle.transport.is_closing() for idle in server.idle)

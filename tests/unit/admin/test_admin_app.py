@@ -19,6 +19,8 @@ from canaryproxy.clock import ManualClock
 from canaryproxy.config.quantities import Address
 from canaryproxy.config.schema import Config
 from canaryproxy.control.controller import Controller
+from canaryproxy.control.handover import Handover
+from canaryproxy.control.pools import Pools
 from canaryproxy.shared import layout
 from canaryproxy.shared.board import AckRow
 from canaryproxy.shared.layout import Count, WorkerState
@@ -55,7 +57,8 @@ class Setup:
         self.controller = Controller(
             CONFIG, self.segment, {"shop": 0, "plain": 1}, self.store, {}, clock=self.clock, save_limit=1.0, ack_limit=0.1
         )
-        self.app = make_app(self.controller, TOKEN, Address("127.0.0.1", 9900))
+        pools = Pools(self.controller, self.store, Handover(), {})
+        self.app = make_app(self.controller, pools, TOKEN, Address("127.0.0.1", 9900))
 
     async def obey(self) -> None:
         while True:

@@ -14,8 +14,10 @@ import aiohttp
 import pytest
 
 from canaryproxy.admin.serve import _serve
+from canaryproxy.config.overlay import Laid, Registered
 from canaryproxy.config.schema import Config
 from canaryproxy.control.controller import Controller
+from canaryproxy.control.handover import Handover
 from canaryproxy.errors import StartError
 from canaryproxy.shared import layout
 from canaryproxy.shared.board import Board
@@ -35,13 +37,21 @@ class Process:
                 "state": {"path": str(self.state)},
             }
         )
-        self.segment = layout.create(2, 2)
+        self.segment, self.handover = layout.create(2, 2), Handover()
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.socket.setblocking(False)
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
 
+    async def asked(self) -> int:
+        """What it asks its supervisor, once it does."""
+        end = time.monotonic() + 5
+        while not self.handover.question:
+            assert time.monotonic() < end
+            await asyncio.sleep(0.001)
+        return self.handover.question
+
     async def body(self) -> None:
-        await _serve(self.config, self.segment, {"shop": 0}, [self.socket])
+        await _serve(Laid(self.config, self.config, {}), self.segment, {"shop": 0}, self.handover, [self.socket])
 
 
 @pytest.fixture
@@ -69,6 +79,31 @@ async def test_it_serves_until_sigterm_and_saves_a_last_time(process: Process) -
     store.close()
     assert saved.rollout["phase"] == "progressing"
     assert saved.evidence is not None
+
+
+async def test_an_answer_about_a_pool_is_given_before_it_leaves(process: Process) -> None:
+    """As the supervisor does it: the answer on the page, and at once SIGTERM."""
+    running = asyncio.create_task(process.body())
+    async with aiohttp.ClientSession(process.url) as session:
+        async with session.get("/api/v1/pools/v1") as response:
+            assert (await response.json())["source"] == "file"
+        bearer = {"Authorization": f"Bearer {process.token_file.read_text().strip()}"}
+        put = asyncio.create_task(session.put("/api/v1/pools/v1", json={"servers": ["http://127.0.0.1:11"]}, headers=bearer))
+        process.handover.serve(await process.asked(), 2, 2)
+        os.kill(os.getpid(), signal.SIGTERM)
+        async with await put as response:
+            assert (response.status, (await response.json())["generation"]) == (200, 2)
+    await asyncio.wait_for(running, 5)
+
+
+async def test_what_is_stored_and_not_in_force_is_handed_over_at_the_start(process: Process) -> None:
+    store = SqliteStore(process.state)
+    store.save_pools({"v1": Registered({"servers": ["http://127.0.0.1:11"]}, {"servers": ["http://127.0.0.1:9"]}, 1.0, "x")}, {})
+    store.close()
+    running = asyncio.create_task(process.body())
+    await process.asked()
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(running, 5)
 
 
 async def test_a_tick_that_raises_ends_the_process(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from certificates import Authority
 from played_admin import Command
 
 from canaryproxy import __version__
@@ -104,10 +105,35 @@ def test_check_sums_up(command: Command) -> None:
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.splitlines() == [
         "ok: c.yaml: 2 pools, 2 routes",
+        "  serving on http://0.0.0.0:8080; admin on http://127.0.0.1:9900",
         "  shop: v1 -> v2: 1% for 5m, 5% for 10m, 25% for 10m, 50% for 15m, then 100% for 30m",
         "  api: all to v1, no canary",
     ]
     assert json.loads(command("check", "c.yaml", "--json").out) == {"ok": True, "problems": [], "warnings": []}
+
+
+def test_check_says_where_users_arrive_over_tls(command: Command) -> None:
+    Authority(Path()).issue("example.com")
+    tls = "tls: {certificate: server.pem, key: server.key}\n"
+    Path("c.yaml").write_text(tls + PLAIN)
+    ran = command("check", "c.yaml")
+    assert ran.out.splitlines()[1] == "  serving on http://0.0.0.0:8080, https://0.0.0.0:8443; admin on http://127.0.0.1:9900"
+    Path("c.yaml").write_text("listen: false\n" + tls + PLAIN)
+    assert command("check", "c.yaml").out.splitlines()[1] == "  serving on https://0.0.0.0:8443; admin on http://127.0.0.1:9900"
+    Authority(Path()).issue("example.com", file="other")
+    Path("c.yaml").write_text(tls.replace("server.key", "other.key") + PLAIN)
+    ran = command("check", "c.yaml")
+    what = "'other.key' is not the key of the certificate in 'server.pem'; name the two files that belong together"
+    assert (ran.code, ran.err) == (1, f"canaryproxy: c.yaml:1 tls.key: {what}\n")
+
+
+def test_run_from_flags_to_servers_over_tls_and_on_sockets(command: Command, served: list[Any]) -> None:
+    assert command("run", "--stable", "https://app.internal", "--canary", "unix:/run/app.sock").code == 7
+    [(config, _)] = served
+    route = config.routes["default"]
+    stable, canary = config.pools[route.stable].servers, config.pools[route.canary].servers
+    assert [(server.host, server.port, server.tls) for server in stable] == [("app.internal", 443, True)]
+    assert [server.path for server in canary] == ["/run/app.sock"]
 
 
 def test_check_says_every_problem(command: Command) -> None:

@@ -2,17 +2,19 @@
 
 import copy
 import re
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import yaml
+from example_files import all_options_on, write_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from canaryproxy.config.load import example_text, parse
+from canaryproxy.config.load import parse
 from canaryproxy.config.schema import Config
 from canaryproxy.errors import ConfigError
 
-_EXAMPLE = re.sub(r"(?m)^( *)#(?=\S|  - )", r"\1", example_text())
 _WORDS = st.sampled_from(
     ["", "0", "-1", "5%", "1pp", "5m", "x y", "a\nb", "${A}", "v1", "*", "/", "http://a", "true", "\x1b[0m", "9" * 400]
 )
@@ -32,8 +34,21 @@ def places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path, *(place for key, value in below for place in places(value, (*path, key)))]
 
 
-_DATA = yaml.safe_load(_EXAMPLE)
+_DATA = yaml.safe_load(all_options_on())
 _PLACES = places(_DATA)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    folder = tmp_path_factory.mktemp("example")
+    write_files(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield
+
+
+def test_without_a_change_nothing_is_wrong() -> None:
+    assert problems_of(yaml.safe_dump(_DATA)) == []
 
 
 @given(

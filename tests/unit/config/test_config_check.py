@@ -117,7 +117,7 @@ def test_addresses_and_files_of_its_own() -> None:
     ("affinity", "message"),
     [
         ({"cookie": "Path"}, "cookie: 'Path' is the name of a cookie attribute; use another name, for example canaryproxy_id"),
-        ({"cookie": "__Host-id"}, "cookie: '__Host-id' is refused by browsers: __host- cookies need https; use a name without that prefix"),
+        ({"cookie": "__Host-id"}, "cookie: '__Host-id' is refused by browsers: __host- cookies must be Secure, and this one is not; use a name without that prefix"),
         ({"header": "Host"}, "header: 'Host' does not say who the user is; use a header with the user's id, for example X-User-Id"),
         ({"header": "X-Real-IP"}, "header: 'X-Real-IP' can be made up by any client, and trusted_proxies is empty; set trusted_proxies, or use another header"),
         ({"header": "X_User"}, "header: 'X_User' never arrives: underscore_headers is drop; use X-User, or set underscore_headers: allow"),

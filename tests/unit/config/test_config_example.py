@@ -5,35 +5,47 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
-from pydantic import BaseModel
+from example_files import all_options_on, write_files
 
+from canaryproxy.config.base import Model
 from canaryproxy.config.check import warnings
+from canaryproxy.config.explain import value_at
+from canaryproxy.config.listening import Sni
 from canaryproxy.config.load import example_text, json_schema, load, parse
-from canaryproxy.config.schema import Config, Pool, Route, Step
+from canaryproxy.config.schema import Config, Step
 
 _CONFIG = Path(__file__).parents[3] / "config"
-#: Options that are off by default; the example shows a value to use.
-_OFF_BY_DEFAULT = {"via", "routes.shop.affinity.header"}
+#: Options without a default, or off by default; the example shows a value to use.
+_EXAMPLES = {
+    *("pools.v1.servers", "routes.shop.stable", "routes.shop.canary", "via", "routes.shop.affinity.header"),
+    *("tls.certificate", "tls.key", "tls.sni", "tls.client_ca", "proxy_protocol.from"),
+    *("pools.v1.tls.ca", "pools.v1.tls.certificate", "pools.v1.tls.key", "pools.v1.health.path"),
+}
 
 
-def all_options_on() -> str:
-    return re.sub(r"(?m)^( *)#(?=\S)", r"\1", re.sub(r"(?m)^( *)#(?=  - )", r"\1", example_text()))
+@pytest.fixture(scope="module")
+def all_on(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """The example with every option on."""
+    folder = tmp_path_factory.mktemp("example")
+    write_files(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return parse(all_options_on(), "example", {})
 
 
-def leaves(model: type[BaseModel], data: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Every option below a section: its path, and what the data has there (None: nothing)."""
-    for name, field in model.model_fields.items():
-        below: Any = field.annotation
-        value: Any = (data or {}).get(name)
-        if name in ("pools", "routes"):
-            kind = Pool if name == "pools" else Route
+def leaves(section: Model, place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Every option below a section, and of the first pool and route: its path, value and default."""
+    for name, field in type(section).model_fields.items():
+        key, value = field.alias or name, getattr(section, name)
+        if isinstance(value, dict):
             first = next(iter(value))
-            yield from leaves(kind, value[first], f"{name}.{first}.")
-        elif isinstance(below, type) and issubclass(below, BaseModel):
-            yield from leaves(below, value, f"{place}{name}.")
+            yield from leaves(value[first], f"{key}.{first}.")
+        elif isinstance(value, Model):
+            yield from leaves(value, f"{place}{key}.")
         else:
-            yield place + name, value
+            yield place + key, value, field.default
 
 
 def test_the_example_is_valid_and_nothing_about_it_surprises() -> None:
@@ -47,37 +59,23 @@ def test_the_example_is_valid_and_nothing_about_it_surprises() -> None:
     )
 
 
-def test_every_option_is_in_the_example() -> None:
+def test_every_option_is_in_the_example(all_on: Config) -> None:
     shown = yaml.safe_load(all_options_on())
-    assert [place for place, value in leaves(Config, shown) if value is None] == []
+    assert [place for place, _, _ in leaves(all_on) if value_at(shown, place.split(".")) is None] == []
     assert set(Step.model_fields) == set(shown["routes"]["shop"]["rollout"]["steps"][0])
+    assert set(Sni.model_fields) == set(shown["tls"]["sni"][0])
 
 
-def test_the_example_shows_true_defaults() -> None:
-    shown = parse(all_options_on(), "example", {}).model_dump()
-    real = parse(example_text(), "example", {}).model_dump()
-    differing = {place for place, value in leaves(Config, shown) if value != dict(leaves(Config, real))[place]}
-    assert differing == _OFF_BY_DEFAULT
+def test_the_example_shows_true_defaults(all_on: Config) -> None:
+    assert {place for place, value, default in leaves(all_on) if value != default} == _EXAMPLES
 
 
 def test_every_option_has_its_comment() -> None:
     comments = [line for line in example_text().splitlines() if re.match(r" *#?\w+:( |$)", line)]
     bare = {line.split(":")[0].strip(" #") for line in comments if " # " not in line}
     # headings explain themselves, and these are explained at the heading above
-    assert bare == {
-        "state",
-        "pools",
-        "v1",
-        "v2",
-        "routes",
-        "shop",
-        "match",
-        "rollout",
-        "timeouts",
-        "limits",
-        "servers",
-        "max_increase",
-    }
+    headings = {"state", "pools", "v1", "v2", "routes", "shop", "match", "rollout", "timeouts", "limits"}
+    assert bare == headings | {"servers", "listen", "max_increase"}
 
 
 def test_the_file_in_config_is_what_init_writes() -> None:

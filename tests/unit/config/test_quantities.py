@@ -18,6 +18,8 @@ from canaryproxy.config.quantities import (
     parse_points,
     parse_server,
     parse_size,
+    parse_status_range,
+    write_server,
 )
 
 
@@ -73,11 +75,43 @@ def test_address(text: str, address: Address) -> None:
         ("http://10.0.0.7:8000", Server("10.0.0.7", 8000)),
         ("http://app_v2/", Server("app_v2", 80)),
         ("http://[::1]:8000", Server("::1", 8000)),
+        ("https://app.internal", Server("app.internal", 443, tls=True)),
+        ("https://[::1]:8443", Server("::1", 8443, tls=True)),
+        ("unix:/run/app.sock", Server("localhost", 80, path="/run/app.sock")),
+        ("unix:///run/app.sock", Server("localhost", 80, path="/run/app.sock")),
     ],
 )
 def test_server(text: str, server: Server) -> None:
     assert parse_server(text) == server
     assert parse_server(str(server)) == server
+    assert parse_server(server) is server
+
+
+@pytest.mark.parametrize(
+    ("written", "server"),
+    [
+        ({"url": "http://a:1", "weight": "3"}, Server("a", 1, weight=3)),
+        ({"url": "https://a", "weight": 100}, Server("a", 443, tls=True, weight=100)),
+        ({"url": "unix:/a"}, Server("localhost", 80, path="/a")),
+    ],
+)
+def test_a_server_with_a_weight(written: dict[str, Any], server: Server) -> None:
+    assert parse_server(written) == server
+    assert parse_server(write_server(server)) == server
+
+
+def test_a_server_without_a_weight_is_written_as_its_url() -> None:
+    assert write_server(Server("a", 443, tls=True)) == "https://a:443"
+    assert write_server(Server("a", 1, weight=2)) == {"url": "http://a:1", "weight": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "statuses"), [("200-399", (200, 399)), ("204", (204, 204)), (204, (204, 204)), (" 200 - 299 ", (200, 299))]
+)
+def test_status_range(text: Any, statuses: tuple[int, int]) -> None:
+    parsed = parse_status_range(text)
+    assert parsed == statuses
+    assert parse_status_range(str(parsed)) == parsed
 
 
 @pytest.mark.parametrize(
@@ -105,7 +139,28 @@ def test_server(text: str, server: Server) -> None:
         (parse_address, "1.2.3:80", "'1.2.3:80' is not an address; write for example 0.0.0.0:8080"),
         (parse_server, "app:8000", "'app:8000' has no scheme; write http://app:8000"),
         (parse_server, "8001", "'8001' has no scheme; write http://127.0.0.1:8001"),
-        (parse_server, "https://app", "'https://app' has scheme 'https'; only http:// upstreams are supported"),
+        (parse_server, "ftp://app", "'ftp://app' has scheme 'ftp'; only http://, https:// and unix: upstreams are supported"),
+        (parse_server, "https://app:0", "'https://app:0' has no valid host and port; write for example https://127.0.0.1:8001"),
+        (parse_server, "https://app/v2", "'https://app/v2' has more than host and port; write https://app:443"),
+        (parse_server, "unix:app.sock", "'unix:app.sock' is not the path of a socket; write for example unix:/run/app.sock"),
+        (parse_server, "unix:/run/", "'unix:/run/' is not the path of a socket; write for example unix:/run/app.sock"),
+        (
+            parse_server,
+            "unix:/" + "é" * 54,
+            f"'unix:/{'é' * 54}' is longer than the system allows; use a path of at most 107 bytes",
+        ),
+        (parse_server, {"url": "http://a", "wight": 1}, "'wight' is no key of a server; keys here: url, weight"),
+        (parse_server, {"weight": 1}, "a server without a URL; write {url: http://127.0.0.1:8001, weight: 3}"),
+        (parse_server, {"url": {}}, "a server without a URL; write {url: http://127.0.0.1:8001, weight: 3}"),
+        (parse_server, {"url": "app"}, "'app' has no scheme; write http://app"),
+        (parse_server, {"url": "http://a", "weight": "0"}, "'0' is not a weight; write 1 to 100"),
+        (parse_server, {"url": "http://a", "weight": 101}, "101 is not a weight; write 1 to 100"),
+        (parse_server, {"url": "http://a", "weight": True}, "True is not a weight; write 1 to 100"),
+        (parse_server, {"url": "http://a", "weight": None}, "None is not a weight; write 1 to 100"),
+        (parse_status_range, "abc", "'abc' is not a range of status codes; write for example 200-399 or 204"),
+        (parse_status_range, "99", "'99' is not a range of status codes; write for example 200-399 or 204"),
+        (parse_status_range, "2xx", "'2xx' is not a range of status codes; write for example 200-399 or 204"),
+        (parse_status_range, "399-200", "'399-200' ends before it begins; write 200-399"),
         (parse_server, "http://app:0", "'http://app:0' has no valid host and port; write for example http://127.0.0.1:8001"),
         (parse_server, "http://app:x", "'http://app:x' is not a URL; write for example http://127.0.0.1:8001"),
         (parse_server, "http://app:80/v2", "'http://app:80/v2' has more than host and port; write http://app:80"),

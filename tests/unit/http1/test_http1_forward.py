@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 
-from canaryproxy.http1.forward import Hop, is_loop, request_head, request_line, request_lines, response_head
+from canaryproxy.http1.forward import Hop, is_loop, request_head, request_ids, request_line, request_lines, response_head
 from canaryproxy.http1.framing import RequestFraming, frame_request
 from canaryproxy.http1.head import HeadRules, RequestBlock, RequestLine, parse_request_block, parse_request_line
 from canaryproxy.http1.response import ResponseHead, parse_response_head
@@ -109,9 +111,15 @@ class TestForwardingFields:
             b"X-Forwarded-For: 1.1.1.1, 2.2.2.2, 192.0.2.1",
             b"X-Forwarded-Proto: https",
             b"X-Forwarded-Port: 443",
-            b"Forwarded: for=192.0.2.1;proto=http",
             b"X-Canary-Variant: canary",
+            b"Forwarded: for=192.0.2.1;proto=http",
         ]
+
+    def test_the_last_of_two_is_the_trusted_peers_own(self) -> None:
+        came = (b"X-Forwarded-Proto: https", b"X-Forwarded-Host: evil", b"X-Forwarded-Port: 1")
+        own = (b"X-Forwarded-Proto: http", b"X-Forwarded-Host: public", b"X-Forwarded-Port: 2")
+        hop: Hop = {**HOP, "trusted": True}
+        assert lines_for(HOST, *came, *own, hop=hop) == lines_for(HOST, *own, hop=hop)
 
     def test_a_trusted_peer_that_says_nothing(self) -> None:
         assert lines_for(HOST, hop={**HOP, "trusted": True}) == lines_for(HOST)
@@ -119,6 +127,65 @@ class TestForwardingFields:
     def test_ipv6_in_forwarded_is_quoted(self) -> None:
         lines = lines_for(HOST, b"Forwarded: for=x", hop={**HOP, "trusted": True, "peer": b"2001:db8::1", "proto": b"https"})
         assert b'Forwarded: for="[2001:db8::1]";proto=https' in lines
+
+
+class TestRequestId:
+    """H10."""
+
+    def test_a_strangers_is_replaced(self) -> None:
+        line, block, framing = parse(HOST, b"X-Request-ID: forged")
+        head = request_head(line, block, framing, request_id=b"0a-1", **HOP)
+        assert head == request_line(line) + request_lines(block, framing, **HOP)[:-2] + b"X-Request-ID: 0a-1\r\n\r\n"
+        assert head.lower().count(b"x-request-id") == 1
+
+    def test_a_trusted_peers_stands(self) -> None:
+        line, block, framing = parse(HOST, b"x-request-id: of-the-edge", trusted=True)
+        assert block.request_id == b"of-the-edge"
+        hop: Hop = {**HOP, "trusted": True}
+        head = request_head(line, block, framing, request_id=block.request_id, **hop)
+        assert head.endswith(b"\r\nX-Request-ID: of-the-edge\r\n\r\n")
+        assert head.lower().count(b"x-request-id") == 1
+
+    def test_ours_are_new_and_would_be_believed(self) -> None:
+        made = list(islice(request_ids(b"0123456789abcdef"), 300))
+        assert made[0] == b"0123456789abcdef00000001"
+        assert len(set(made)) == 300
+        assert made == sorted(made)
+        for each in made:
+            assert parse(HOST, b"X-Request-ID: " + each, trusted=True)[1].request_id == each
+
+
+class TestSplitting:
+    """H12: no value of ours can end a line, whatever was configured or computed."""
+
+    EVIL = b"x\r\nEvil: 1\r\n\r\nGET / HTTP/1.1\n\0"
+
+    @pytest.mark.parametrize(
+        "hop",
+        [
+            {"variant": EVIL},
+            {"peer": EVIL},
+            {"port": EVIL},
+            {"proto": EVIL},
+            {"via": EVIL},
+            {"upgrade": EVIL},
+            {"upstream_authority": EVIL, "host_header": "upstream"},
+            {"host_header": EVIL.decode()},
+            {"peer": EVIL, "trusted": True},
+        ],
+        ids="-".join,
+    )
+    @pytest.mark.parametrize("start", [b"GET / HTTP/1.1", b"GET / HTTP/1.0"], ids=["1.1", "1.0"])
+    def test_request(self, hop: Hop, start: bytes) -> None:
+        lines = lines_for(HOST, b"Forwarded: for=x", start=start, hop={**HOP, **hop})
+        assert not any(line.startswith((b"Evil", b"GET")) for line in lines)
+        assert all(line.isascii() and line and not set(line) & set(b"\r\n\0") for line in lines)
+        assert any(b"xEvil: 1GET / HTTP/1.1" in line for line in lines)
+
+    @pytest.mark.parametrize("extra", [b"A: b\nC: d\r\n", b"A: b\rC\r\n", b"A: b", b"A: \0\r\n"])
+    def test_response(self, extra: bytes) -> None:
+        head = response(b"HTTP/1.1 200 OK", b"Date: then")
+        assert response_head(head, client_minor=1, keep_alive=True, date=b"now", extra=extra) == head.forward + b"\r\n"
 
 
 class TestVia:

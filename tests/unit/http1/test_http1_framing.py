@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from canaryproxy.http1.framing import Body, RequestFraming, frame_request, wanted_upgrade
+from canaryproxy.http1.framing import Body, RequestFraming, frame_request, may_go_on, wanted_upgrade
 from canaryproxy.http1.head import HeadRules, MessageError, RequestBlock, RequestLine, parse_request_block, parse_request_line
 
 RULES = HeadRules()
@@ -56,6 +56,7 @@ HOST = b"Host: a"
             b"POST / HTTP/1.0", [b"Content-Length: 2"], RequestFraming(Body.LENGTH, 2, False, False, b"", 0), id="F18-1.0-post"
         ),
         pytest.param(b"TRACE / HTTP/1.1", [HOST], MessageError(405, "method_not_allowed"), id="F4-trace"),
+        pytest.param(b"TRACE / HTTP/1.1", [], MessageError(400, "missing_host"), id="F9-trace"),
         pytest.param(b"CONNECT a:1 HTTP/1.1", [HOST], MessageError(501, "connect_not_supported"), id="F4-connect"),
         pytest.param(b"CONNECT / HTTP/1.1", [HOST], MessageError(501, "connect_not_supported"), id="F4-connect-origin-form"),
         pytest.param(
@@ -77,6 +78,27 @@ HOST = b"Host: a"
 )
 def test_frame_request(start: bytes, lines: list[bytes], expected: RequestFraming | MessageError) -> None:
     assert frame(start, *lines) == expected
+
+
+TRACE, OLD_TRACE = b"TRACE / HTTP/1.1", b"TRACE / HTTP/1.0"
+
+
+@pytest.mark.parametrize(
+    ("error", "start", "lines", "expected"),
+    [
+        pytest.param(405, TRACE, [HOST], True, id="F4-trace"),
+        pytest.param(404, GET, [HOST], True, id="no-route"),
+        pytest.param(405, TRACE, [HOST, b"Connection: close"], False, id="C1-close"),
+        pytest.param(405, OLD_TRACE, [], False, id="C1-1.0"),
+        pytest.param(405, OLD_TRACE, [b"Connection: keep-alive"], True, id="C1-1.0-keep-alive"),
+        pytest.param(405, TRACE, [HOST, b"Content-Length: 1"], False, id="F19-length"),
+        pytest.param(405, TRACE, [HOST, b"Content-Length: 0"], True, id="F19-length-0"),
+        pytest.param(405, TRACE, [HOST, b"Transfer-Encoding: chunked"], False, id="F19-chunked"),
+        *[pytest.param(status, GET, [HOST], False, id=f"F19-{status}") for status in (400, 408, 413, 414, 417, 431, 501, 505)],
+    ],
+)
+def test_may_go_on(error: int, start: bytes, lines: list[bytes], expected: bool) -> None:
+    assert may_go_on(MessageError(error, "x"), *parse(start, *lines)) is expected
 
 
 UPGRADE = (HOST, b"Connection: keep-alive, Upgrade", b"Upgrade: WebSocket")

@@ -92,6 +92,16 @@ class TestFindHead:
         assert find_request_head(line + b"ab", rules) == too_long
         assert parse_request_line(line + b"a", rules) == too_long
 
+    def test_empty_lines_before_do_not_count(self) -> None:
+        """Else it would depend on the cuts: whole such a head was taken, in pieces refused."""
+        data = b"\r\n" * 32 + self.HEAD
+        rules = HeadRules(head=len(self.HEAD), request_line=14)
+        whole = find_request_head(data, rules)
+        assert isinstance(whole, RawHead)
+        for cut in range(len(data)):
+            assert find_request_head(data[:cut], rules) is None
+            assert find_request_head(data[:cut], rules, seen=max(cut - 1, 0)) is None
+
     def test_head_limit_with_and_without_its_end(self) -> None:
         rules = HeadRules(head=1000)
         head = self.HEAD[:-2] + b"X: " + b"a" * (1000 - len(self.HEAD) - 5) + b"\r\n\r\n"
@@ -183,6 +193,7 @@ REFUSED_BLOCKS: dict[str, tuple[int, str, list[bytes]]] = {
     "F13-twice": (400, "bad_content_length", [b"Content-Length: 1", b"content-length: 1"]),
     "F13-over-63-bits": (400, "bad_content_length", [b"Content-Length: 9223372036854775808"]),
     "F13-20-digits": (400, "bad_content_length", [b"Content-Length: 10000000000000000000"]),
+    "F13-20-digits-of-zero": (400, "bad_content_length", [b"Content-Length: " + b"0" * 20]),
     "F14": (400, "length_and_transfer_encoding", [b"Content-Length: 1", b"Transfer-Encoding: chunked"]),
     "F13-tab": (400, "bad_content_length", [b"Content-Length: 1\t"]),
     "F15-tab": (501, "unsupported_transfer_encoding", [b"Transfer-Encoding: chunked\t"]),
@@ -197,7 +208,7 @@ REFUSED_BLOCKS: dict[str, tuple[int, str, list[bytes]]] = {
     **{
         f"H1-{name.decode()}": (400, "protected_field_in_connection", [b"Connection: close, " + name])
         for name in b"Host Content-Length Transfer-Encoding Cookie Authorization X-Forwarded-For X-Forwarded-Any Forwarded Via"
-        b" traceparent X-Canary-Variant X-Real-IP".split()
+        b" traceparent tracestate X-Canary-Variant X-Real-IP X-Request-ID".split()
     },
     "H1-second-line": (400, "protected_field_in_connection", [b"Connection: close", b"Connection: x, cookie"]),
     "limit-fields": (431, "too_many_headers", [b"A: b"] * 101),
@@ -257,6 +268,7 @@ class TestForward:
             b"x-forwarded-anything: x",
             b"Forwarded: for=x",
             b"X-Real-IP: 1.2.3.4",
+            b"X-Request-ID: 1",
             b"Under_score: 1",
         ],
         ids=lambda line: "H2-" + line.partition(b":")[0].decode(),
@@ -273,9 +285,35 @@ class TestForward:
         lines = (b"Forwarded: for=x", b"X-Real-IP: 1.2.3.4", b"X-Forwarded-Prefix: /a", b"X-Forwarded-For: 1.2.3.4")
         assert block(*lines, rules=HeadRules(trust_forwarded=True)).forward == b"\r\n".join([*lines[:3], b""])
 
-    def test_f8_underscore(self) -> None:
-        assert block(b"A_b: 1", rules=HeadRules(underscore="allow")).forward == b"A_b: 1\r\n"
-        assert block_error(b"A_b: 1", rules=HeadRules(underscore="reject")) == (400, "bad_header_name")
+    #: What CGI and WSGI servers take for a name that we read, cut or write.
+    ALIASES = (
+        b"Transfer_Encoding content_length X_Forwarded_For x-forwarded_any X_Real_IP X_Canary_Variant X_Request_ID keep_alive"
+        b" Proxy_Authorization"
+    ).split()
+
+    @pytest.mark.parametrize("trusted", [False, True], ids=["F8-stranger", "F8-trusted"])
+    def test_underscore(self, trusted: bool) -> None:  # a parameter of the test
+        rules = {mode: HeadRules(underscore=mode, trust_forwarded=trusted) for mode in ("drop", "reject", "allow")}
+        for name in (b"A_b", b"_", *self.ALIASES):
+            assert block(b"A: 1", name + b": 1", b"B: 2", rules=rules["drop"]).forward == b"A: 1\r\nB: 2\r\n"
+            assert block_error(b"A: 1", name + b": 1", rules=rules["reject"]) == (400, "bad_header_name")
+        assert block(b"A_b: 1", b"_: 2", rules=rules["allow"]).forward == b"A_b: 1\r\n_: 2\r\n"
+
+    def test_f8_allowed_names_are_no_way_around_the_other_rules(self) -> None:
+        lines = [name + b": 1" for name in self.ALIASES]
+        assert block(*lines, b"Content_Length-x: 1", rules=HeadRules(underscore="allow")).forward == b"Content_Length-x: 1\r\n"
+        believed = block(*lines, b"X_Forwarded_Prefix: /a", rules=HeadRules(underscore="allow", trust_forwarded=True))
+        assert believed.forward == b"x-forwarded_any: 1\r\nX_Real_IP: 1\r\nX_Forwarded_Prefix: /a\r\n"
+        assert believed.request_id is None
+
+    def test_h11_trace_context_is_not_touched(self) -> None:
+        lines = [
+            b"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            b"TraceState: a=1,b=2",
+            b"tracestate:c=3",
+        ]
+        lines.append(b"traceparent: not one")  # whose it is to judge is whoever makes spans
+        assert block(*lines).forward == b"".join(line + b"\r\n" for line in lines)
 
 
 class TestReadFields:
@@ -285,7 +323,7 @@ class TestReadFields:
         )
         assert (parsed.content_length, parsed.chunked, parsed.upgrade, parsed.expect) == (7, False, b"WebSocket", b"100-continue")
         assert block(b"Transfer-Encoding:  Chunked ").chunked
-        assert block(b"Content-Length: " + b"0" * 5000 + b"1").content_length == 1
+        assert block(b"Content-Length: " + b"0" * 18 + b"1").content_length == 1
         assert block(b"Content-Length: 9223372036854775807").content_length == 2**63 - 1
 
     def test_keep_alive(self) -> None:
@@ -305,6 +343,33 @@ class TestReadFields:
         parsed = block(b"User-Agent:  a b\t", b"X: 1", b"x: 2")
         assert parsed.get(b"user-agent") == b"a b"
         assert (parsed.get(b"x"), parsed.joined(b"x"), parsed.get(b"y")) == (b"1", b"1, 2", None)
+
+    def test_last(self) -> None:
+        parsed = block(b"X: 1", b"x:  2 ", b"Y: 3")
+        assert (parsed.last(b"x"), parsed.last(b"y"), parsed.last(b"z")) == (b"2", b"3", None)
+
+    @pytest.mark.parametrize(
+        ("values", "request_id"),
+        [
+            ([b"aZ09._-"], b"aZ09._-"),
+            ([b"  a "], b"a"),
+            ([b"a" * 128], b"a" * 128),
+            ([b"a" * 129], None),
+            ([b""], None),
+            ([b"a b"], None),
+            ([b"a,b"], None),
+            ([b"a\tb"], None),
+            ([b'"a"'], None),
+            ([b"\xc3\xa9"], None),
+            ([b"a", b"a"], None),
+            ([], None),
+        ],
+    )
+    def test_h10_request_id_of_a_trusted_peer(self, values: list[bytes], request_id: bytes | None) -> None:
+        lines = [b"X-Request-ID: " + value for value in values]
+        assert block(*lines, b"A: b", rules=HeadRules(trust_forwarded=True)).request_id == request_id
+        assert block(*lines, b"A: b", rules=HeadRules(trust_forwarded=True)).forward == b"A: b\r\n"
+        assert block(*lines, b"A: b").request_id is None
 
     def test_cookie(self) -> None:
         parsed = block(b"Cookie: a=1; bb=2=3;c ; d=", b"cookie: e= 4 ;a=5;;=6")

@@ -167,6 +167,28 @@ def test_r6_switching_protocols() -> None:
     assert not switches_protocol(parse(OK, b"Upgrade: websocket"), b"websocket")
 
 
+@pytest.mark.parametrize("lines", [[b"Upgrade: websocket", b"Upgrade: h2c"], [b"Upgrade: websocket", b"upgrade: websocket"]])
+def test_r6_one_protocol_is_switched_to(lines: list[bytes]) -> None:
+    head = parse_response_head(b"HTTP/1.1 101 x\r\n" + b"".join(line + b"\r\n" for line in lines), b"GET", RULES)
+    assert head == MessageError(502, "upstream_bad_upgrade")
+
+
+def test_h10_our_request_id_is_the_only_one() -> None:
+    head = b"HTTP/1.1 200 OK\r\nX-Request-ID: theirs\r\nX_Request_ID: passes\r\nA: b\r\n"
+    hidden = parse_response_head(head, b"GET", RULES)
+    shown = parse_response_head(head, b"GET", HeadRules(expose_request_id=True))
+    assert isinstance(hidden, ResponseHead)
+    assert isinstance(shown, ResponseHead)
+    assert hidden.forward == head
+    assert shown.forward == b"HTTP/1.1 200 OK\r\nX_Request_ID: passes\r\nA: b\r\n"
+
+
+@pytest.mark.parametrize("status", [100, 102, 103, 199], ids="R5-{}".format)
+def test_interim_heads(status: int) -> None:
+    head = parse(b"HTTP/1.1 %d x" % status, b"Link: </a>", b"Connection: X-A", b"X-A: b", b"Content-Length: 3")
+    assert (head.status, head.body, head.forward) == (status, Body.NONE, b"HTTP/1.1 %d x\r\nLink: </a>\r\n" % status)
+
+
 class TestFindHead:
     HEAD = b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n"
 

@@ -6,13 +6,15 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from canaryproxy.config.overlay import Registered
 from canaryproxy.errors import StoreError
-from canaryproxy.store.base import Decision, Saved, Store
-from canaryproxy.store.sqlite import SqliteStore
+from canaryproxy.store.base import Decision, PoolStore, Saved, Store
+from canaryproxy.store.sqlite import SCHEMA_VERSION, SqliteStore
 
 
 @pytest.fixture
@@ -55,6 +57,30 @@ def test_decisions_are_newest_first_by_route_and_by_page(store: SqliteStore) -> 
     assert [row["sentence"] for row in page] == ["4", "3"]
     assert [row["sentence"] for row in store.decisions("shop", limit=9, before_id=page[-1]["id"])] == ["2", "1", "0"]
     assert store.decisions("nobody") == []
+
+
+POOLS = {
+    "v1": Registered({"servers": ["http://a:1"], "health": {"path": "/"}}, {"servers": ["http://b:1"]}, 1.25, "anna"),
+    "v3": Registered({"servers": ["http://c:1"]}, None, 2.5, "ben"),
+}
+
+
+def test_the_pools_are_exactly_those_saved_last(path: Path) -> None:
+    store: PoolStore = SqliteStore(path)
+    store.save_pools(POOLS, {"shop": Decision(1, "pool", "v1 moved"), "api": Decision(1, "pool", "v1 moved")})
+    assert store.pools() == POOLS
+    store.save_pools({"v3": POOLS["v3"]}, {})
+    again = SqliteStore(path)
+    assert again.pools() == {"v3": POOLS["v3"]}
+    assert [row["sentence"] for route in ("shop", "api") for row in again.decisions(route)] == ["v1 moved"] * 2
+    again.close()
+
+
+def test_pools_that_cannot_be_saved_leave_those_before(store: SqliteStore) -> None:
+    store.save_pools(POOLS, {})
+    with pytest.raises(StoreError):
+        store.save_pools({}, {"shop": Decision(None, "pool", "no time")})  # type: ignore[arg-type]
+    assert store.pools() == POOLS
 
 
 def test_an_odd_number_does_not_keep_a_decision_from_the_disk(store: SqliteStore) -> None:
@@ -147,12 +173,56 @@ def test_a_file_that_another_process_holds_is_said(store: SqliteStore, path: Pat
 
 def test_a_newer_schema_is_left_alone(path: Path) -> None:
     store = SqliteStore(path)
-    store._db.execute("UPDATE canaryproxy_schema SET version = 2")
+    store._db.execute("UPDATE canaryproxy_schema SET version = 3")
     store.close()
     with pytest.raises(
-        StoreError, match=r"its schema is 2, this version knows 1\); run the version that wrote it or a newer one"
+        StoreError, match=r"its schema is 3, this version knows 2\); run the version that wrote it or a newer one"
     ):
         SqliteStore(path)
+
+
+#: What version 0.1 wrote (schema 1): tables, a row in each, and the version.
+FIRST_SCHEMA = """
+CREATE TABLE canaryproxy_schema (version INTEGER NOT NULL);
+CREATE TABLE rollout (route TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE evidence (route TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE decision (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    route TEXT NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL, sentence TEXT NOT NULL, data TEXT NOT NULL
+);
+CREATE INDEX decision_of_route ON decision (route, id);
+INSERT INTO canaryproxy_schema VALUES (1);
+INSERT INTO rollout VALUES ('shop', '{"step":1}');
+INSERT INTO evidence VALUES ('shop', '{"e":1}');
+INSERT INTO decision VALUES (7, 'shop', 1.5, 'step', 'step 2 of 4', '{}');
+"""
+
+
+def test_a_file_of_the_first_schema_is_brought_up_with_all_that_is_in_it(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(FIRST_SCHEMA)
+    for _ in range(2):  # the second time there is nothing to bring up
+        store = SqliteStore(path)
+        assert store.load() == {"shop": Saved({"step": 1}, {"e": 1})}
+        assert [row["id"] for row in store.decisions("shop")] == [7]
+        assert store._version() == SCHEMA_VERSION
+        store.close()
+    store = SqliteStore(path)
+    assert store.pools() == {}
+    store.save_pools(POOLS, {})
+    assert store.pools() == POOLS
+    store.close()
+
+
+def test_an_upgrade_that_is_cut_off_leaves_the_file_as_it_was(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(FIRST_SCHEMA)
+        old.execute("CREATE TABLE pool (in_the_way)")
+        old.commit()
+    with pytest.raises(StoreError, match="cannot be used"):
+        SqliteStore(path)
+    with closing(sqlite3.connect(path)) as old:
+        assert old.execute("SELECT version FROM canaryproxy_schema").fetchall() == [(1,)]
 
 
 def test_another_programs_database_is_left_alone(path: Path) -> None:

@@ -1,0 +1,38 @@
+"""What all models of the configuration share. Pure; the models are in `schema`, `listening` and `upstreams`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+#: What turns something off where text or a section could stand; YAML texts come as they were written.
+_OFF = frozenset({"false", "no", "off"})
+
+
+class Model(BaseModel):
+    """Base: immutable, unknown keys refused. Defaults are written as code sees them (seconds, basis points)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_section_is_all_defaults(cls, value: Any) -> Any:
+        # `timeouts:` with every line below it commented out is null to YAML, and means the defaults to people
+        return {} if value is None else value
+
+
+def is_off(value: Any) -> bool:
+    """Whether this stands for `false`."""
+    return value is False or (isinstance(value, str) and value.strip().lower() in _OFF)
+
+
+def none_if_off(value: Any) -> Any:
+    """None in place of `false`."""
+    return None if is_off(value) else value
+
+
+#: The path of a file that is read at start and at reload.
+FileName = Annotated[str, Field(min_length=1)]
+#: Turns a type that has None into one that is written `false` for None.
+OrFalse = BeforeValidator(none_if_off)

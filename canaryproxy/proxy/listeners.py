@@ -1,0 +1,93 @@
+"""All listening sockets of one worker: plain ones, and those where TLS or a PROXY header comes first. Called by the worker."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from ipaddress import ip_network
+from typing import TYPE_CHECKING, Final
+
+from canaryproxy.config.quantities import Address
+from canaryproxy.config.schema import Config
+from canaryproxy.proxy.accept import Listener
+from canaryproxy.proxy.downstream import Downstream
+from canaryproxy.proxy.ingress import Ingress, build_ingress
+from canaryproxy.proxy.listening import PausableServer
+from canaryproxy.proxy.tls import DownstreamContexts, ignore_unreadable_names
+
+if TYPE_CHECKING:
+    from canaryproxy.proxy.worker import Worker
+
+_NOWHERE: Final = Address("", 0)
+
+
+class Listeners:
+    """Where clients arrive. `plain` are the rules of those who come in the clear."""
+
+    def __init__(self, worker: Worker, config: Config) -> None:
+        """Raises OSError if a certificate cannot be used."""
+        self._worker = worker
+        self._config = config
+        self.plain = build_ingress(config, config.listen or _NOWHERE, tls=False)
+        self._contexts = DownstreamContexts(config.tls) if config.tls else None
+        self._listeners: list[PausableServer | Listener] = []
+        self._paused = False
+
+    def start(self, sockets: Sequence[socket.socket], tls_sockets: Sequence[socket.socket]) -> None:
+        """Accept clients from now on."""
+        config = self._config
+        for listening in sockets:
+            if config.proxy_protocol is None:
+                self._listeners.append(PausableServer(listening, lambda: Downstream(self._worker, self.plain)))
+            else:
+                self._listeners.append(self._listener(listening, self.plain, None))
+        if config.tls is not None:
+            ignore_unreadable_names()
+            secure = build_ingress(config, config.tls.listen, tls=True)
+            self._listeners += [self._listener(listening, secure, self._contexts) for listening in tls_sockets]
+        for listener in self._listeners:
+            listener.start()
+
+    def _listener(self, listening: socket.socket, ingress: Ingress, contexts: DownstreamContexts | None) -> Listener:
+        config, proxies = self._config, self._config.proxy_protocol
+        return Listener(
+            listening,
+            lambda header: Downstream(self._worker, ingress, header),
+            proxies=[ip_network(network) for network in proxies.from_] if proxies else None,
+            header_timeout=proxies.timeout if proxies else 0.0,
+            context=(lambda: contexts.context) if contexts is not None else None,
+            handshake_timeout=config.tls.handshake_timeout if config.tls else 0.0,
+            shutdown_timeout=config.timeouts.send_idle,  # it covers what is still unsent
+            limit=config.limits.tls_handshakes,
+        )
+
+    @property
+    def pending(self) -> int:
+        """Connections that are accepted, but have not come to HTTP yet."""
+        return sum(listener.pending for listener in self._listeners if isinstance(listener, Listener))
+
+    def pause(self) -> None:
+        """Leave those who come in the kernel's queue."""
+        if not self._paused:
+            self._paused = True
+            for listener in self._listeners:
+                listener.pause()
+
+    def resume(self) -> None:
+        """Accept again, if that was paused."""
+        if self._paused:
+            accepting = [listener.resume() for listener in self._listeners]
+            self._paused = not all(accepting)
+
+    def sweep(self, now: float) -> None:
+        """Look at what has its time (monotonic seconds)."""
+        for listener in self._listeners:
+            if isinstance(listener, Listener):
+                listener.sweep(now)
+        if self._contexts is not None:
+            self._contexts.reload_if_changed(now)
+
+    def close(self) -> None:
+        """Accept no more."""
+        for listener in self._listeners:
+            listener.close()
