@@ -7,11 +7,6 @@ ahead stays unread beyond one buffer (C2). One deadline at a time, looked at by 
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
-from collections.abc import Sequence
-from fcntl import ioctl
-from termios import FIONREAD
 from typing import TYPE_CHECKING, cast
 
 from canaryproxy.http1 import forward
@@ -19,9 +14,10 @@ from canaryproxy.http1.chunked import CHUNK_END, LAST_CHUNK, ChunkedReader, chun
 from canaryproxy.http1.framing import Body, may_go_on
 from canaryproxy.http1.head import MessageError
 from canaryproxy.http1.reply import CONTINUE, reply
+from canaryproxy.proxy.client import Client
 from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.route import VARIANT_NAMES
-from canaryproxy.proxy.tls import count_acknowledged, set_buffer_limits
+from canaryproxy.proxy.tls import set_buffer_limits
 from canaryproxy.routing.client import client_address
 
 if TYPE_CHECKING:
@@ -31,65 +27,28 @@ if TYPE_CHECKING:
     from canaryproxy.proxy.worker import Worker
 
 _NONE, _, _CHUNKED, _ = Body  # an enum's attributes are slow to look up
-_RESET = struct.pack("ii", 1, 0)
-_ZERO = struct.pack("i", 0)
-#: After an early end, this much is read and thrown away, so that the client sees the answer before a reset (C13).
-_LINGER_BYTES, _LINGER_SECONDS = 256 * 1024, 5.0
 _OVERLOADED = MessageError(503, "overloaded")
 _BODY_TOO_LARGE = MessageError(413, "body_too_large")
 
 
-class Downstream(asyncio.BufferedProtocol):
+class Downstream(Client):
     """One client connection."""
 
-    __slots__ = (
-        # process
-        "_ingress",
-        "_worker",
-        # connection
-        "_block",
-        "_header",
-        "_holding",
-        "_lines",
-        "_linger_left",
-        "_pending",
-        "_reading_heads",
-        "_recall",
-        "_requests",
-        "_seen",
-        "_write_paused",
-        "_written",
-        "deadline",
-        "peer",
-        "transport",
-        # request
-        "_chunked",
-        "_remaining",
-        "exchange",
-    )
+    __slots__ = ("_block", "_chunked", "_lines", "_reading_heads", "_recall", "_remaining", "_requests", "_seen")
 
     def __init__(self, worker: Worker, ingress: Ingress, header: Header | None = None) -> None:
         """`header` is what a trusted load balancer said of the client in the PROXY protocol."""
-        self._worker = worker
-        self._ingress = ingress
-        self._header = header
-        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
-        self.exchange: Exchange | None = None
-        self.peer = b""
+        super().__init__(worker, ingress, header)
+        # connection
         self._recall = ingress.recall
-        self.deadline = 0.0
         self._requests = 0
-        self._pending = b""
         self._seen = 0
         self._reading_heads = False
-        self._linger_left = -1
-        self._write_paused = False
-        self._written = 0
-        self._remaining = 0
-        self._chunked: ChunkedReader | None = None
         self._block: Block | None = None
         self._lines: list[bytes | None] = []
-        self._holding = False
+        # request
+        self._remaining = 0
+        self._chunked: ChunkedReader | None = None
 
     # Called by the event loop.
 
@@ -242,18 +201,6 @@ class Downstream(asyncio.BufferedProtocol):
             self._hold(rest)
         return rest
 
-    def _hold(self, data: bytes) -> None:
-        """Keep what was sent ahead and read no more until it is its turn."""
-        self._pending += data
-        self._holding = True
-        if not self.transport.is_closing():
-            self.transport.pause_reading()
-
-    def _discard(self, nbytes: int) -> None:
-        self._linger_left = max(0, self._linger_left - nbytes)
-        if not self._linger_left:
-            self.transport.pause_reading()  # a reset now would overtake the answer: the deadline closes
-
     # Called by the exchange: what it asks of the request.
 
     def client_address(self, block: Block) -> bytes:
@@ -283,13 +230,6 @@ class Downstream(asyncio.BufferedProtocol):
                 self._lines[variant] = lines
         return lines
 
-    def proxy_source(self) -> tuple[bytes, int]:
-        """The client's address and port, for a PROXY header."""
-        if self._header is not None and self._header.source is not None:
-            return self.peer, self._header.source_port
-        peer = self.transport.get_extra_info("peername")
-        return self.peer, int(peer[1]) if peer else 0
-
     def send_continue(self) -> None:
         """Ask for the body that the client announced (C8)."""
         self.write(CONTINUE)
@@ -307,49 +247,11 @@ class Downstream(asyncio.BufferedProtocol):
         else:
             self.deadline = worker.now + worker.timeouts.request_body_idle
 
-    def pause_request(self) -> None:
-        """Read no more of the request's body: the upstream cannot take it."""
-        self._holding = True
-        if not self.transport.is_closing():
-            self.transport.pause_reading()
-
-    def resume_request(self) -> None:
-        """Read on, unless a next request waits already."""
-        if not self._pending and not self.transport.is_closing():
-            self._holding = False
-            self.transport.resume_reading()
-
     # Called by the exchange: what it asks of the response.
 
     def may_keep_alive(self) -> bool:
         """Whether this connection may serve another request."""
         return self._requests < self._worker.max_requests
-
-    def write(self, data: bytes) -> None:
-        """Write to the client at the end of this turn, if it is still there."""
-        self._worker.send(self.transport, data)
-
-    def write_now(self, pieces: Sequence[bytes]) -> None:
-        """Write much in one go, and at once, for only that can pause the upstream's next read."""
-        if not self.transport.is_closing():
-            self._worker.flush()
-            self.transport.writelines(pieces)
-
-    def await_body(self) -> None:
-        """More of the response is to come."""
-        if not self._write_paused:
-            self.deadline = self._worker.now + self._worker.timeouts.response_body_idle
-
-    def write_view(self, view: memoryview) -> None:
-        """Write body bytes straight from the worker's read buffer, which is left to the transport if it cannot send them all."""
-        worker, transport = self._worker, self.transport
-        if not transport.is_closing():
-            if worker.outbox:
-                worker.flush()
-            transport.write(view)
-            if transport.get_write_buffer_size():
-                worker.replace_read_buffer()
-        self.await_body()
 
     def exchange_done(self, *, keep_alive: bool) -> None:
         """The response is written: go on to the next request, or close."""
@@ -416,45 +318,7 @@ class Downstream(asyncio.BufferedProtocol):
         if exchange is not None and not exchange.ended:
             exchange.client_gone(how)
 
-    def _linger(self) -> None:
-        """Say that nothing more comes, and let the client finish reading before the connection goes (C13)."""
-        self._pending = b""
-        self._linger_left = _LINGER_BYTES
-        self.deadline = self._worker.now + _LINGER_SECONDS
-        if not self.transport.is_closing():
-            self._worker.flush()
-            if self._ingress.tls:
-                self.transport.close()  # it says so to the client, and throws away what still comes
-                return
-            self.transport.write_eof()
-            self.transport.resume_reading()
-
-    def _close(self) -> None:
-        self._linger_left = 0
-        self.deadline = self._worker.now + self._worker.timeouts.send_idle
-        self._worker.flush()
-        self.transport.close()
-
-    def cut(self) -> None:
-        """End with a reset, so that what was sent cannot be taken for whole."""
-        sock = self.transport.get_extra_info("socket")
-        if sock is not None and not self.transport.is_closing():
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self.exchange = None
-        self.transport.abort()
-
     # Called by the worker's sweep.
-
-    def is_idle(self, since: float) -> bool:
-        """Whether no request is in hand, and none came after `since`, not even unread: closing would be a reset."""
-        quiet = self.exchange is None and not self._pending and self._linger_left < 0
-        return quiet and self.deadline - self._worker.timeouts.keep_alive <= since and not self._has_input()
-
-    def _has_input(self) -> bool:
-        sock = self.transport.get_extra_info("socket")
-        if sock is None or self.transport.is_closing():
-            return False
-        return bool(ioctl(sock.fileno(), FIONREAD, _ZERO) != _ZERO)
 
     def on_deadline(self, now: float) -> None:
         """The deadline has passed: find out whose turn it was, and end it."""
@@ -479,10 +343,6 @@ class Downstream(asyncio.BufferedProtocol):
             exchange.response_overdue()  # a body that is not read is one that the upstream does not take
         else:
             exchange.client_error(MessageError(408, "request_body_timeout"))
-
-    def _progress(self) -> int:
-        """A number that stays the same only while the client takes nothing."""
-        return count_acknowledged(self.transport) if self._ingress.tls else self.transport.get_write_buffer_size()
 
     def end_drain(self) -> None:
         """Give up what is still in hand when the drain's time is over."""

@@ -18,7 +18,7 @@ from canaryproxy.config.upstreams import Pool as PoolConfig
 from canaryproxy.proxy.balance import BALANCES, Draw
 
 if TYPE_CHECKING:
-    from canaryproxy.proxy.exchange import Exchange
+    from canaryproxy.proxy.placement import Placement
     from canaryproxy.proxy.upstream import Upstream
 
 #: Of its weight, what a server has at the beginning of a slow start: without any it could not be compared.
@@ -212,7 +212,7 @@ class Pool:
         #: Retries in hand: whoever begins one adds it, and takes it away at its end.
         self.retries = 0
         #: Who waits for a server, and since when; the first is the next.
-        self.waiting: OrderedDict[Exchange, float] = OrderedDict()
+        self.waiting: OrderedDict[Placement, float] = OrderedDict()
         self.refresh()
 
     # Choice.
@@ -297,29 +297,29 @@ class Pool:
 
     # Who waits for a server.
 
-    def wait(self, waiter: Exchange, now: float) -> bool:
+    def wait(self, waiter: Placement, now: float) -> bool:
         """Stand in line until a server is released; false if that is hopeless: too many wait, or no server may be used."""
         if len(self.waiting) >= self.config.queue or not self.usable:
             return False
         self.waiting[waiter] = now
         return True
 
-    def withdraw(self, waiter: Exchange) -> None:
+    def withdraw(self, waiter: Placement) -> None:
         """Leave the line, wherever it stands in it."""
         self.waiting.pop(waiter, None)
 
-    def released(self, server: Server) -> Exchange | None:
+    def released(self, server: Server) -> Placement | None:
         """An exchange on this server has ended (`active` says so already): who may begin on it now. Needed only if `waiting`."""
         if not self.waiting or server.active >= server.max_connections or server not in self.usable:
             return None
         return self.waiting.popitem(last=False)[0]
 
-    def next_waiting(self, now: float) -> tuple[Exchange, Server] | None:
+    def next_waiting(self, now: float) -> tuple[Placement, Server] | None:
         """Who may begin where, after servers came back; to be called until None, each begun before the next call."""
         server = self.choose(now) if self.waiting else None
         return None if server is None else (self.waiting.popitem(last=False)[0], server)
 
-    def expired(self, now: float, seconds: float) -> list[Exchange]:
+    def expired(self, now: float, seconds: float) -> list[Placement]:
         """Take out who has waited for so long."""
         late = []
         while self.waiting and next(iter(self.waiting.values())) <= now - seconds:

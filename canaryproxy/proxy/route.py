@@ -34,7 +34,9 @@ def build_routes(
     config: Config, segment: Segment, worker: int, slots: Mapping[str, int]
 ) -> tuple[Router[Route], list[Route], list[Pool]]:
     """The router, the routes and the pools of a worker. A pool is shared by the routes that name it."""
-    pools = {name: Pool(name, pool, config.limits.idle_per_server) for name, pool in config.pools.items()}
+    # A connection that a PROXY header has been said on is its client's, and never kept for another.
+    idle = config.limits.idle_per_server
+    pools = {name: Pool(name, pool, 0 if pool.send_proxy else idle) for name, pool in config.pools.items()}
     routes, entries = [], []
     for name, route in config.routes.items():
         slot, affinity = slots[name], route.affinity

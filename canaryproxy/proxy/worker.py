@@ -32,6 +32,7 @@ from canaryproxy.proxy.health import HealthChecks
 from canaryproxy.proxy.listeners import Listeners
 from canaryproxy.proxy.outcome import Failure
 from canaryproxy.proxy.overload import Level, Overload, count_open_files, keep_alive_timeout, read_rss, trim_memory
+from canaryproxy.proxy.placement import Placement
 from canaryproxy.proxy.pool import Event, Pool, Server
 from canaryproxy.proxy.record import Record
 from canaryproxy.proxy.resolve import Lookups
@@ -196,11 +197,11 @@ class Worker:
             if count > 0:
                 self._addresses[downstream.peer] = count
 
-    def connect(self, exchange: Exchange, server: Server) -> None:
+    def connect(self, exchange: Placement, server: Server) -> None:
         """Open a connection to this server and give it to the exchange."""
         self._spawn(self._connect(exchange, server))
 
-    async def _connect(self, exchange: Exchange, server: Server) -> None:
+    async def _connect(self, exchange: Placement, server: Server) -> None:
         source = exchange.downstream.proxy_source() if server.pool.config.send_proxy else (b"", 0)
         opened = await self._connector.open(server, source)
         if isinstance(opened, Failure):

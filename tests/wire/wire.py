@@ -19,8 +19,8 @@ from unittest.mock import patch
 from canaryproxy.config.schema import Config
 from canaryproxy.proxy import outcome
 from canaryproxy.proxy.downstream import Downstream
-from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.outcome import Failure
+from canaryproxy.proxy.placement import Placement
 from canaryproxy.proxy.pool import Server
 from canaryproxy.proxy.upstream import Upstream
 from canaryproxy.proxy.worker import Worker
@@ -234,7 +234,7 @@ class WireWorker(Worker):
 
     wire: Wire
 
-    def connect(self, exchange: Exchange, server: Server) -> None:
+    def connect(self, exchange: Placement, server: Server) -> None:
         self.wire.connecting.append((exchange, server))
 
     def call_soon(self, callback: Callable[[], None]) -> None:
@@ -261,15 +261,16 @@ class Wire:
         self.worker.date = b"today"
         self.nothing, self._far_from_nothing = socket.socketpair()
         self.nothing.setblocking(False)
-        self.connecting: list[tuple[Exchange, Server]] = []
+        self.connecting: list[tuple[Placement, Server]] = []
         self.holds_connects = False
         self.ends: list[FarEnd] = []
         self.origins: list[FarEnd] = []
         self.hung: int | None = 0  #: exchanges that the test has let run for longer than T_HANG; None: any
 
     def __enter__(self) -> Wire:
-        self._clock = patch("canaryproxy.proxy.exchange.monotonic", lambda: self.now)
-        self._clock.start()
+        self._clocks = [patch(f"canaryproxy.proxy.{part}.monotonic", lambda: self.now) for part in ("placement", "exchange")]
+        for clock in self._clocks:
+            clock.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -277,7 +278,8 @@ class Wire:
             if error is None:
                 self._leave()
         finally:
-            self._clock.stop()
+            for clock in self._clocks:
+                clock.stop()
             self.nothing.close()
             self._far_from_nothing.close()
 

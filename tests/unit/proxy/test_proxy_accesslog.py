@@ -42,15 +42,24 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
         log.close(0)
 
 
-@pytest.fixture
-def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, int]]:
+@pytest.fixture(params=["opened anew", "shared", "shared, non-blocking"])
+def pipe(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[tuple[int, int]]:
     """A small pipe in the place of stdout: (read end, write end)."""
     read, write = os.pipe()
-    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
-    monkeypatch.setattr(accesslog, "_STDOUT", write)
+    os.set_blocking(write, request.param != "shared, non-blocking")
+    monkeypatch.setattr(accesslog, "_PIPE_SIZE", 8192)
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 8192)
+    put_stdout(monkeypatch, write)
+    if request.param != "opened anew":
+        monkeypatch.setattr(accesslog, "_STDOUT_PATH", "/none")
     yield read, write
     os.close(read)
     os.close(write)
+
+
+def put_stdout(monkeypatch: pytest.MonkeyPatch, fd: int) -> None:
+    monkeypatch.setattr(accesslog, "_STDOUT", fd)
+    monkeypatch.setattr(accesslog, "_STDOUT_PATH", f"/proc/self/fd/{fd}")
 
 
 def wait_until(condition: Callable[[], object]) -> None:
@@ -107,8 +116,8 @@ def test_lines_come_in_order_with_the_flush(make: Make, tmp_path: Path) -> None:
 def test_much_is_handed_over_before_the_flush(make: Make, tmp_path: Path) -> None:
     path = tmp_path / "access.log"
     path.touch()
-    add(make(path), range(20), 4000)
-    wait_until(lambda: path.read_bytes().count(b"\n") == 16)
+    add(make(path), range(150), 4000)
+    wait_until(lambda: path.read_bytes().count(b"\n") == 128)
 
 
 def test_combined(tmp_path: Path) -> None:
@@ -205,16 +214,11 @@ def test_two_workers_write_one_file_that_is_renamed(tmp_path: Path) -> None:
         assert lost == 0
 
 
-@pytest.mark.parametrize("blocking", [True, False])
 def test_a_pipe_that_nobody_reads(
-    make: Make,
-    pipe: tuple[int, int],
-    blocking: bool,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    make: Make, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(accesslog, "_WAITING", 100_000)
-    os.set_blocking(pipe[1], blocking)
+    flags = fcntl.fcntl(pipe[1], fcntl.F_GETFL)
     log = make("-")
     for start in range(0, 1000, 10):
         add(log, range(start, start + 10), 500)  # a megabyte
@@ -227,7 +231,7 @@ def test_a_pipe_that_nobody_reads(
     assert got == list(range(len(got)))
     assert 0 < len(got) == 1000 - log.lost
     assert sum(int(re.findall(r"\d+", message)[0]) for message in caplog.messages) == log.lost
-    assert os.get_blocking(pipe[1]) == blocking
+    assert fcntl.fcntl(pipe[1], fcntl.F_GETFL) == flags
     add(log, range(5))
     log.flush()
     assert len(got) == 1005 - log.lost
@@ -252,10 +256,7 @@ def test_a_pipe_that_is_read_late(make: Make, pipe: tuple[int, int]) -> None:
     assert log.lost == 0
 
 
-@pytest.mark.parametrize("blocking", [True, False])
-def test_lines_of_two_workers_do_not_mix_in_a_pipe(make: Make, pipe: tuple[int, int], blocking: bool) -> None:
-    os.set_blocking(pipe[1], blocking)
-    fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, 16384)
+def test_lines_of_two_workers_do_not_mix_in_a_pipe(make: Make, pipe: tuple[int, int]) -> None:
     logs = [make("-"), make("-")]
     for index, log in enumerate(logs):
         add(log, range(index * 1000, index * 1000 + 500), 900)
@@ -273,22 +274,17 @@ def test_lines_of_two_workers_do_not_mix_in_a_pipe(make: Make, pipe: tuple[int, 
     assert [number for number in got if number >= 1000] == list(range(1000, 1500))
 
 
-def test_another_worker_fills_the_pipe_first(make: Make, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    refusals = [BlockingIOError(11, "Resource temporarily unavailable")] * 3
-    write = os.write
-
-    def refuse(fd: int, data: bytes) -> int:
-        if refusals:
-            raise refusals.pop()
-        return write(fd, data)
-
-    log = make("-")
-    with monkeypatch.context() as patched:
-        patched.setattr("canaryproxy.proxy.accesslog.os.write", refuse)
-        add(log, range(3))
+def test_stdout_that_is_a_file_is_shared_with_stderr(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "all.log"
+    with path.open("wb", buffering=0) as both:  # as a shell's `> all.log 2>&1` opens it
+        put_stdout(monkeypatch, both.fileno())
+        log = make("-")
+        both.write(b"first\n")
+        add(log, range(2))
         log.close()
-    assert numbers_in(drain(pipe[0])) == [0, 1, 2]
-    assert log.lost == 0
+        both.write(b"last\n")
+    first, *lines, last = path.read_bytes().splitlines(True)
+    assert (first, numbers_in(b"".join(lines)), last) == (b"first\n", [0, 1], b"last\n")
 
 
 def test_a_full_disk_is_reported_once_a_minute(
@@ -408,7 +404,7 @@ if os.fork() == 0:
     os._exit(0)
 os.wait()
 stuck = AccessLog("json", "-")
-for _ in range(2000):
+for _ in range(10_000):
     stuck.add(Entry())
 stuck.flush()
 """
