@@ -36,7 +36,7 @@ _NOT_NOMINABLE: Final = frozenset({b"date", b"content-length", b"close", b"keep-
 class ResponseHead(Fields):
     """A response's head."""
 
-    __slots__ = ("body", "complete", "forward", "has_date", "length", "minor", "reusable", "status", "upgrade")
+    __slots__ = ("body", "complete", "forward", "has_date", "is_complete", "length", "minor", "reusable", "status", "upgrade")
 
     def __init__(
         self, raw: bytes, status: int, minor: int, framing: _Framing, found: dict[bytes, bytes], *, forward: bytes
@@ -49,8 +49,10 @@ class ResponseHead(Fields):
         self.body, self.length, self.reusable = framing
         #: Status line of HTTP/1.1 and the lines that go on, as they came; Content-Length among them, Connection not.
         self.forward = forward
-        self.complete = forward + b"\r\n"  #: All that a client gets for whom nothing needs to be added.
         self.has_date = b"date" in found
+        #: All that a client of HTTP/1.1 gets whose connection is kept, if `is_complete`: if nothing of ours has to be added.
+        self.complete = forward + b"\r\n"
+        self.is_complete = self.has_date and self.body < _CHUNKED
         self.upgrade = found.get(b"upgrade")
 
     def _lines(self) -> Iterable[bytes]:

@@ -89,13 +89,13 @@ class Exchange(Placement):
             server.succeeded()
         if worker.access_log is not None:
             self.head_at = monotonic()
+        keep_alive = self.framing.keep_alive and self.request_done and self.downstream.may_keep_alive()
+        if keep_alive and minor and head.is_complete and not self.extra:  # nearly always
+            self._chunk, self._keep_alive = False, True
+            return head.complete
         streamed = head.body >= _CHUNKED
         self._chunk = chunk = streamed and minor == 1
-        self._keep_alive = keep_alive = (
-            self.framing.keep_alive and self.request_done and chunk == streamed and self.downstream.may_keep_alive()
-        )
-        if keep_alive and minor and head.has_date and not streamed and not self.extra:
-            return head.complete
+        self._keep_alive = keep_alive = keep_alive and chunk == streamed
         return forward.response_head(
             head, client_minor=minor, keep_alive=keep_alive, extra=self.extra, date=worker.date, chunk_body=chunk
         )
@@ -282,12 +282,11 @@ class Exchange(Placement):
             self.server = server
         else:
             server.active -= 1
-        body, judged, sent, log = self.body, self._judged, self.bytes_out, self.worker.access_log
+        body, judged, sent, now = self.body, self._judged, self.bytes_out, monotonic()
         received, upload = (0, 0.0) if body is None else (body.received, body.seconds)
-        now = monotonic()
         if self._by_head:
             self._counters.finish_answered(count, judged=judged, failed=failed, received=received, sent=sent)
         else:
             self._counters.finish(count, self.started, now - upload, judged=judged, failed=failed, received=received, sent=sent)
-        if log is not None:
-            log.exchange_ended(self, now, how, error)
+        if self.worker.access_log is not None:
+            self.worker.access_log.exchange_ended(self, now, how, error)

@@ -52,7 +52,7 @@ class PausableServer:
 
     def resume(self) -> bool:
         """Accept again, first what has waited; false if there is no file for it, then it stays paused."""
-        if self._server is None and self._sock.fileno() >= 0:
+        if self._server is None:
             with suppress(OSError):
                 self.start()
         return self.is_accepting

@@ -94,12 +94,8 @@ class Placement(ABC):
         self.extra = b""
         #: The protocol that the upstream is asked to change to, lower-case.
         self.upgrade: bytes | None = None
-        #: The connection had no exchange before.
-        self.fresh = True
         self.ended = self._by_head = self.fell_back = self._retrying = False
         self.status = self.tries = self.bytes_out = 0
-        #: When it got a server, went to a connection, and its response began, where that is of interest; monotonic seconds.
-        self.placed_at = self.sent_at = self.head_at = 0.0
 
     # Start: who is it, and which variant.
 
@@ -112,6 +108,10 @@ class Placement(ABC):
             self.ended = True
             self.downstream.reject(outcome.NO_ROUTE, self.line, block)
             return
+        if worker.access_log is not None:
+            #: When it got a server, went to a connection, and its response began, in monotonic seconds: for the log only.
+            self.placed_at = self.sent_at = self.head_at = 0.0
+            self.fresh = True
         self.request_id = request_id = block.fields.request_id or next(worker.request_ids)
         if worker.expose_request_id:
             self.extra = b"X-Request-ID: %b\r\n" % request_id

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -54,12 +55,18 @@ def read_all(sock: socket.socket) -> bytes:
 
 
 class Origin:
-    """A server that plays `script` on each connection, in a thread of its own."""
+    """A server that plays `script` on each connection, in a thread of its own; of TLS, or a Unix socket, if given."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, *, port: int = 0, path: Path | None = None, tls: ssl.SSLContext | None = None) -> None:
         self._script = script
-        self._listening = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.port = self._listening.getsockname()[1]
+        self._tls = tls
+        if path is None:
+            self._listening = socket.create_server(("127.0.0.1", port), backlog=256)
+            self.port = self._listening.getsockname()[1]
+            self.url = f"https://localhost:{self.port}" if tls else f"http://127.0.0.1:{self.port}"
+        else:
+            self._listening = socket.create_server(str(path), family=socket.AF_UNIX, backlog=256)
+            self.url = f"unix:{path}"
         self.connections = 0
         self.errors: list[BaseException] = []
         threading.Thread(target=self._accept, daemon=True).start()
@@ -72,14 +79,14 @@ class Origin:
                 threading.Thread(target=self._play, args=(sock,), daemon=True).start()
 
     def _play(self, sock: socket.socket) -> None:
-        with sock:
-            sock.settimeout(20)
-            try:
-                self._script(sock)
-            except AssertionError as error:
-                self.errors.append(error)
-            except OSError:
-                pass  # the proxy cut it: what scripts provoke
+        sock.settimeout(20)
+        try:
+            with self._tls.wrap_socket(sock, server_side=True) if self._tls else sock as connection:
+                self._script(connection)
+        except AssertionError as error:
+            self.errors.append(error)
+        except OSError:
+            pass  # the proxy cut it: what scripts provoke
 
     def close(self) -> None:
         """Accept no more; what a script has asserted in vain is raised here."""
@@ -90,39 +97,46 @@ class Origin:
 
 
 class Plane:
-    """A worker in front of the servers of pool v1 (stable) and v2 (canary)."""
+    """A worker in front of the servers of pool v1 (stable) and v2 (canary): ports, or what a configuration says of servers."""
 
     def __init__(
         self,
-        stable: list[int],
-        canary: list[int] | None = None,
+        stable: list[Any],
+        canary: list[Any] | None = None,
         files: int | None = None,
         *,
         fallback: bool = True,
+        pool: dict[str, Any] | None = None,
+        stdout: int | None = None,
         **sections: Any,
     ) -> None:
+        """`pool` is said of both pools. With a section `tls`, there is a `tls_port` too."""
         pools = {
-            name: {"servers": [f"http://127.0.0.1:{port}" for port in ports]}
-            for name, ports in (("v1", stable), ("v2", canary or stable))
+            name: {"servers": [f"http://127.0.0.1:{of}" if isinstance(of, int) else of for of in servers], **(pool or {})}
+            for name, servers in (("v1", stable), ("v2", canary or stable))
         }
         route = {"stable": "v1", "canary": "v2", "affinity": {"cookie": "uid"}, "fallback_to_stable": fallback}
         config = Config.model_validate({"pools": pools, "routes": {"shop": route}, **sections})
         self.segment = layout.create(1, 1)
         self.board = Board(self.segment)
-        listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
-        self.port = listening.getsockname()[1]
-        listening.setblocking(False)
+        sockets = [socket.create_server(("127.0.0.1", 0), backlog=1024) for _ in range(2 if config.tls else 1)]
+        self.port, self.tls_port = (sockets[place].getsockname()[1] for place in (0, -1))
+        for listening in sockets:
+            listening.setblocking(False)
         self._said = os.memfd_create("stderr")
         self._may_say: list[str] = []
 
         def body() -> None:
             os.dup2(self._said, 2)
+            if stdout is not None:
+                os.dup2(stdout, 1)
             if files is not None:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-            run_worker(config, self.segment, 0, {"shop": 0}, [listening])
+            run_worker(config, self.segment, 0, {"shop": 0}, sockets[:1], sockets[1:])
 
         self.pid = fork(body, "worker")
-        listening.close()
+        for listening in sockets:
+            listening.close()
         eventually(lambda: self.board.worker(0, Ack.STATE) == WorkerState.SERVING)
 
     @property
@@ -197,13 +211,13 @@ class Plane:
 
 
 @contextmanager
-def plane(*servers: Origin | int, canary: list[Origin | int] | None = None, **sections: Any) -> Iterator[Plane]:
-    """A worker in front of these servers (origins or ports); afterwards it must leave in good order."""
+def plane(*servers: Any, canary: list[Any] | None = None, **sections: Any) -> Iterator[Plane]:
+    """A worker in front of these servers (origins, or what `Plane` takes); afterwards it must leave in good order."""
 
-    def ports(of: Any) -> list[int]:
-        return [server.port if isinstance(server, Origin) else server for server in of]
+    def places(of: Any) -> list[Any]:
+        return [server.url if isinstance(server, Origin) else server for server in of]
 
-    made = Plane(ports(servers), ports(canary) if canary else None, **{"timeouts": {"drain": "2s"}, **sections})
+    made = Plane(places(servers), places(canary) if canary else None, **{"timeouts": {"drain": "2s"}, **sections})
     try:
         yield made
         made.end()
