@@ -267,7 +267,7 @@ class Downstream(Client):
 
     def hand_over(self) -> bytes:
         """Leave the connection to a tunnel; what the client had sent ahead."""
-        self._worker.part(self)
+        self._worker.downstreams.discard(self)
         self.exchange = None
         held, self._pending = self._pending, b""
         return held

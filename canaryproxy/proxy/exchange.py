@@ -164,6 +164,7 @@ class Exchange(Placement):
         """Join the two connections; `rest` came behind the 101. From here on only the tunnel's end is heard of."""
         self.status, self.head_at, self.upstream = 101, monotonic(), None
         self.judge_by_head()
+        connection.server.succeeded()
         self.downstream.write(head.forward + self.extra + b"\r\n")
         tunnel = Tunnel(
             self.worker,
@@ -178,6 +179,7 @@ class Exchange(Placement):
 
     def _tunnel_ended(self, tunnel: Tunnel, to_upstream: int, to_client: int, who: Who) -> None:
         del self.worker.tunnels[tunnel]
+        self.worker.release_address(self.downstream.peer)
         self.body, self.bytes_out = RequestBody(keep=False), to_client
         self.body.received = to_upstream
         broken = who == "upstream" and tunnel.reason != "eof"

@@ -55,6 +55,8 @@ _LATE_SECONDS = 2.0
 _QUIET_SECONDS = 1.0
 #: For a client to take its leave, over TLS; then the connection is cut.
 _FAREWELL_SECONDS: Final = 2.0
+#: Between two attempts to give memory back, each of which may take 30 ms.
+_TRIM_SECONDS: Final = 10.0
 _TOO_MANY: Final = MessageError(503, "too_many_connections")
 _TOO_MANY_OF_ONE: Final = MessageError(503, "too_many_connections_of_one_client")
 
@@ -91,7 +93,7 @@ class Worker:
         max_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most_clients = min(limits.client_connections, int(0.8 * max_files))
         self._overload = Overload(limits, max_files)
-        self._lag = 0.0
+        self._lag = self._trim_at = 0.0
         self._beats = 0
         self._drain_until = 0.0
         self._stopped: asyncio.Event = asyncio.Event()
@@ -190,12 +192,16 @@ class Worker:
         return _TOO_MANY if count > self._most_clients else None
 
     def part(self, downstream: Downstream) -> None:
-        """A client has left, or its connection serves a tunnel now."""
+        """A client has left."""
         if downstream in self.downstreams:
             self.downstreams.discard(downstream)
-            count = self._addresses.pop(downstream.peer, 0) - 1
-            if count > 0:
-                self._addresses[downstream.peer] = count
+            self.release_address(downstream.peer)
+
+    def release_address(self, peer: bytes) -> None:
+        """One connection fewer from this address."""
+        count = self._addresses.pop(peer, 0) - 1
+        if count > 0:
+            self._addresses[peer] = count
 
     def connect(self, exchange: Placement, server: Server) -> None:
         """Open a connection to this server and give it to the exchange."""
@@ -260,7 +266,8 @@ class Worker:
         level = overload.update(lag, read_rss() if limits.memory else 0, clients, files)
         if (level, overload.reasons) != before:
             log.warning("load is %s %s", level.name.lower(), f"({', '.join(overload.reasons)})" if overload.reasons else "again")
-        if "memory" in overload.reasons:
+        if "memory" in overload.reasons and self.now >= self._trim_at:
+            self._trim_at = self.now + _TRIM_SECONDS
             trim_memory()
         self.is_full = overload.sheds
         self.max_requests = 0 if level else limits.requests_per_connection
