@@ -1,6 +1,6 @@
 """Lines of the access log: one exchange as JSON, or as Apache's "combined", which goaccess and most log tools read.
 
-Pure. `proxy.accesslog` asks once for each exchange, on the request path. The fields are those of docs/architecture.md.
+Pure. `proxy.accesslog` asks once for each exchange, on the request path.
 
 * Never in a line: cookies, Authorization, bodies. The target is logged as it came, so **query strings are logged**.
 * Whatever a client sent, a line is printable ASCII and ends in its only LF.

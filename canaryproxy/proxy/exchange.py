@@ -122,6 +122,7 @@ class Exchange(Placement):
         """The response goes on for long: how long it takes in all says more of its size and its reader than of the variant."""
         if not self._by_head:
             self._by_head = True
+            self._retry_done()
             self._counters.answered(self.started, self.head_at - self._upload_seconds, judged=self._judged)
 
     def withdraw(self) -> None:

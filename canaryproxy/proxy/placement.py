@@ -136,16 +136,18 @@ class Placement(ABC):
         self._counters: Counters = route.counters[variant]
         self._counters.begin(self.started, judged=judged)
 
-    def belongs_elsewhere(self) -> bool:
-        """Whether the user's pool is another one by now, for example after a rollback."""
+    def belongs_elsewhere(self) -> int | None:
+        """The variant that the user has by now, if its pool is another one than this exchange's; None if all is as it was."""
         route, words = self.route, self.worker.words
         word = words[route.row]
         variant = choose_variant(word, words[route.row + 1], self.key)
-        return not self.fell_back and route.pools[variant ^ 1 if word & SWAPPED else variant] is not self.pool
+        if self.fell_back or route.pools[variant ^ 1 if word & SWAPPED else variant] is self.pool:
+            return None
+        return variant
 
     def _moved(self) -> bool:
         """Begin again where the user belongs by now, if that is another pool: nothing may be sent to the one chosen before."""
-        if not self.belongs_elsewhere():
+        if self.belongs_elsewhere() is None:
             return False
         self._leave()
         self._counters.finish(Count.ABANDONED, self.started, monotonic(), judged=self._judged, failed=False)
@@ -242,6 +244,10 @@ class Placement(ABC):
             server.active -= 1
             if self.pool.waiting:
                 self.worker.admit_soon(self.pool, server)
+        self._retry_done()
+
+    def _retry_done(self) -> None:
+        """Its retry no longer counts among those in hand."""
         if self._retrying:
             self._retrying = False
             self.pool.retries -= 1

@@ -27,7 +27,7 @@ class Record(AccessLog):
         self.add(
             Entry(
                 request_id=exchange.request_id,
-                trace_id=trace_id(fields.get(b"traceparent")),
+                trace_id=trace_id(fields.joined(b"traceparent")),
                 client_ip=exchange.downstream.client_address(exchange.block),
                 peer=exchange.downstream.peer,
                 method=line.method,

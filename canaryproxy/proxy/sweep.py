@@ -5,6 +5,7 @@ Called by the worker's beat.
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from canaryproxy.http1.head import MessageError
@@ -32,7 +33,7 @@ class Sweep:
         self._totals = totals
         self._body_rate = body_rate
         self._body_grace = body_grace
-        #: When a canary's tunnel is closed whose user belongs elsewhere by now.
+        #: When a tunnel is closed whose user belongs elsewhere by now.
         self._leaving: dict[Tunnel, float] = {}
 
     def look(self, now: float) -> None:
@@ -68,14 +69,16 @@ class Sweep:
             exchange.total_overdue()
 
     def _end_tunnels_of_a_rollback(self, now: float) -> None:
-        """A tunnel outlives the weight that it began with, but not for long the canary that its user was taken from."""
+        """A tunnel may stay when its user goes on to a canary, and to what it is promoted to, but not when he is taken back."""
         worker = self._worker
         for tunnel, exchange in list(worker.tunnels.items()):
-            if exchange.variant == CANARY and exchange.belongs_elsewhere():
-                if now >= self._leaving.setdefault(tunnel, now + worker.timeouts.tunnel_grace):
-                    tunnel.close("rollback")
-            else:
+            variant = exchange.belongs_elsewhere()
+            if variant is None:
                 self._leaving.pop(tunnel, None)
+            elif variant == CANARY:
+                self._leaving[tunnel] = inf
+            elif now >= self._leaving.setdefault(tunnel, now + worker.timeouts.tunnel_grace):
+                tunnel.close("rollback")
         for tunnel in self._leaving.keys() - worker.tunnels.keys():
             del self._leaving[tunnel]
 

@@ -25,6 +25,7 @@ import uvloop
 from canaryproxy.config.schema import Config
 from canaryproxy.http1.forward import request_ids
 from canaryproxy.http1.head import MessageError
+from canaryproxy.proxy.accesslog import check_path
 from canaryproxy.proxy.connect import Connector
 from canaryproxy.proxy.downstream import Downstream
 from canaryproxy.proxy.exchange import Exchange
@@ -311,7 +312,10 @@ def run_worker(  # noqa: PLR0917  # the processes' bodies are called by the supe
     sockets: Sequence[socket.socket],
     tls_sockets: Sequence[socket.socket] = (),
 ) -> None:
-    """Body of a worker process. Returns when it has drained."""
+    """Body of a worker process. Returns when it has drained; raises StartError or OSError if it cannot begin."""
+
+    if config.access_log is not None:
+        check_path(config.access_log.path)
 
     async def main() -> None:
         await Worker(config, segment, row, slots).run(sockets, tls_sockets)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import signal
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -128,6 +130,8 @@ class Plane:
 
         def body() -> None:
             os.dup2(self._said, 2)
+            sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115  # pytest has put its own there ...
+            logging.basicConfig(force=True, level=logging.WARNING, format="canaryproxy: %(message)s")  # ... and here
             if stdout is not None:
                 os.dup2(stdout, 1)
             if files is not None:
@@ -168,6 +172,10 @@ class Plane:
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(status.partition(f"{key}:")[2].split()[0]) * 1024
 
+    def said(self) -> str:
+        """All that the worker has said so far."""
+        return os.pread(self._said, MIB, 0).decode()
+
     def may_say(self, words: str) -> None:
         """Lines of the worker with these words are in order."""
         self._may_say.append(words)
@@ -195,8 +203,7 @@ class Plane:
         """Leave in good order: every exchange accounted for, and not a word said."""
         if self.pid:
             assert self.leave() == 0
-        lines = os.pread(self._said, MIB, 0).decode().splitlines()
-        unexpected = [line for line in lines if not any(words in line for words in self._may_say)]
+        unexpected = [line for line in self.said().splitlines() if not any(words in line for words in self._may_say)]
         assert not unexpected, unexpected
         for variant in (STABLE, CANARY):
             block = self.counts(variant)

@@ -387,7 +387,9 @@ def split() -> Iterator[Wire]:
 def test_a_rollback_ends_the_canary_s_tunnels_after_their_grace(split: Wire) -> None:
     split.publish(5_000)
     users = [tunnel(split, b"user-%d" % n) for n in range(12)]
-    on_canary = [users[n] for n in range(12) if split.ends.index(users[n][1]) and users[n][1].get_extra_info("peername")[0] == "10.0.2.1"]
+    on_canary = [
+        users[n] for n in range(12) if split.ends.index(users[n][1]) and users[n][1].get_extra_info("peername")[0] == "10.0.2.1"
+    ]
     on_stable = [user for user in users if user not in on_canary]
     assert on_canary
     assert on_stable

@@ -96,7 +96,7 @@ class Connection(asyncio.Protocol):
         fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         now = _NOW()
         delay, status, faulty = self._app.decide(now, float(fields.get("x-sent", 0)))
-        caused = (int(fields.get("x-request-id", 0)), fields.get("x-user-id", "")) if faulty else None
+        caused = (int(fields.get("x-demo-number", 0)), fields.get("x-user-id", "")) if faulty else None
         if delay is None:
             if caused:
                 self._app.note_fault(now, *caused)

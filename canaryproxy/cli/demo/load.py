@@ -29,7 +29,7 @@ _PATIENCE = ANSWER_LIMIT + 2.0
 _NOW = SystemClock.monotonic
 _REQUEST = (
     b"GET /products/%d HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: application/json\r\n"
-    b"X-User-Id: %b\r\nX-Request-Id: %d\r\nX-Sent: %.6f\r\n\r\n"
+    b"X-User-Id: %b\r\nX-Demo-Number: %d\r\nX-Sent: %.6f\r\n\r\n"
 )
 
 

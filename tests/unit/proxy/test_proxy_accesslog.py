@@ -25,6 +25,7 @@ from canaryproxy.proxy import accesslog
 from canaryproxy.proxy.accesslog import AccessLog, check_path
 
 Make = Callable[[str | Path], AccessLog]
+Start = Callable[..., "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture
@@ -40,6 +41,21 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     yield make
     for log in logs:
         log.close(0)
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start a Python program, which is killed after the test if it still runs."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: str) -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture(params=["opened anew", "shared", "shared, non-blocking"])
@@ -178,8 +194,8 @@ while "end" not in told:
     for _ in range(20):
         log.add(Entry(request_id=b"%d" % number, route=sys.argv[2].encode(), user_agent=b"u" * (number % 3000)))
         number += 1
-    if told:
-        told.clear()
+    if "reopen" in told:
+        told.remove("reopen")
         log.reopen()
     log.flush()
     time.sleep(0.002)
@@ -188,11 +204,10 @@ print(number, log.lost)
 """
 
 
-def test_two_workers_write_one_file_that_is_renamed(tmp_path: Path) -> None:
+def test_two_workers_write_one_file_that_is_renamed(start: Start, tmp_path: Path) -> None:
     path = tmp_path / "access.log"
     files = [tmp_path / "access.log.1", tmp_path / "access.log.2", path]
-    command = [sys.executable, "-c", WORKER, str(path)]
-    workers = [subprocess.Popen([*command, name], stdout=subprocess.PIPE) for name in "ab"]
+    workers = [start("-c", WORKER, str(path), name) for name in "ab"]
 
     def has_both() -> bool:
         data = path.read_bytes() if path.exists() else b""
@@ -410,11 +425,9 @@ stuck.flush()
 """
 
 
-def test_it_is_made_before_a_fork_and_keeps_no_process_alive(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", PROCESS, str(tmp_path / "access.log")], stdout=subprocess.PIPE)
+def test_it_is_made_before_a_fork_and_keeps_no_process_alive(start: Start, tmp_path: Path) -> None:
+    process = start("-c", PROCESS, str(tmp_path / "access.log"))
     assert process.wait(20) == 0  # though nobody reads its stdout
-    assert process.stdout is not None
-    process.stdout.close()
     assert numbers_in((tmp_path / "access.log").read_bytes()) == [1]
 
 

@@ -42,9 +42,9 @@ def test_routes_and_pools_are_as_configured() -> None:
 )
 def test_who_is_believed(peer: bytes, *, believed: bool) -> None:
     worker = Worker(config(trusted_proxies=["10.0.0.0/8", "2001:db8::/32"]), layout.create(2, 1), 0, {"shop": 0, "rest": 1})
-    assert worker.recall_for(peer).rules.trust_forwarded is believed
+    assert worker.is_trusted(peer) is believed
 
 
 def test_nobody_is_believed_by_default() -> None:
     worker = Worker(config(), layout.create(2, 1), 0, {"shop": 0, "rest": 1})
-    assert not worker.recall_for(b"127.0.0.1").rules.trust_forwarded
+    assert not worker.is_trusted(b"127.0.0.1")
