@@ -133,7 +133,7 @@ async def test_no_request_reaches_the_canary_after_the_reply_to_a_rollback(produ
 
 async def test_a_rollback_works_while_the_canary_is_down(product: Product) -> None:
     async def blamed() -> bool | None:
-        refused = re.search(r'requests_total{.*"canary".*"connect_failed"} ([1-9])', await product.metrics())
+        refused = re.search(r'requests_total{outcome="connect_failed",[^}]*variant="canary"} [1-9]', await product.metrics())
         return refused is not None or None
 
     await product.start()
