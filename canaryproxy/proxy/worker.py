@@ -52,8 +52,9 @@ _BEAT_SECONDS: Final = 0.1
 _SWEEP_BEATS: Final = round(SWEEP_SECONDS / _BEAT_SECONDS)
 #: After a beat that comes so late the machine stood still: what arrived meanwhile is read before any deadline is looked at.
 _LATE_SECONDS = 2.0
-#: A draining worker closes a client's connection at once when it has been quiet for so long, else after its next response.
-_QUIET_SECONDS = 1.0
+#: A draining worker closes a client's connection when it has been quiet for so long, else after its next response. A client that
+#: asks once a second shall not meet the close half-way.
+_QUIET_SECONDS = 5.0
 #: For a client to take its leave, over TLS; then the connection is cut.
 _FAREWELL_SECONDS: Final = 2.0
 #: Between two attempts to give memory back, each of which may take 30 ms.

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import replace
 from typing import Final, TypeAlias
 
 from canaryproxy.http1.chunked import ChunkedReader
 from canaryproxy.http1.fields import TEXT
-from canaryproxy.http1.forward import Hop, request_head, response_head
+from canaryproxy.http1.forward import Hop, is_loop, request_head, response_head
 from canaryproxy.http1.framing import Body, may_go_on, wanted_upgrade
 from canaryproxy.http1.head import HeadRules, MessageError, RequestBlock, RequestLine, parse_request_block, parse_request_line
 from canaryproxy.http1.response import parse_response_head
@@ -32,6 +33,7 @@ from .reading import (
 Check: TypeAlias = Callable[[bytes, Sequence[int]], Hashable]
 
 RULES: Final = HeadRules(request_line=200, head=600, headers=12, response_head=600, response_headers=12)
+_TRUSTING: Final = replace(RULES, trust_forwarded=True)
 #: Of what we write: it has lines of ours beside those that came, and what was trusted then is looked at.
 SENT_RULES: Final = HeadRules(underscore="allow", trust_forwarded=True)
 HOP: Final[Hop] = {"variant": b"stable", "peer": b"192.0.2.1", "port": b"80", "upstream_authority": b"up:1"}
@@ -175,7 +177,26 @@ def framing(data: bytes, cuts: Sequence[int]) -> Hashable:
         assert again.framing.host == (framed.host or HOP["upstream_authority"])
         assert (again.content.body, again.content.rest) == (content.body, follows)
         assert again.block.request_id == b"a-1"
+    _check_trusted_hop(data, request)
     return framed.body, framed.keep_alive, framed.expect_continue, upgrade, block.te_trailers, bool(content.rest)
+
+
+def _check_trusted_hop(data: bytes, request: Request) -> None:
+    """It does not depend on trust what the request is; the address of a trusted peer joins the chain, and Via names us."""
+    believed = read_request(data, _TRUSTING)
+    assert isinstance(believed, Request)
+    assert (believed.framing, believed.content) == (request.framing, request.content)
+    block = believed.block
+    assert block.cookie(b"a") is None or b"a" in (block.cookies or b"")
+    hop: Hop = {**HOP, "trusted": True, "via": b"edge", "host_header": "upstream"}
+    sent = request_head(believed.line, block, believed.framing, block.request_id, **hop)
+    again = read_request(sent + write_body(believed.content, chunked=block.chunked) + _NEXT, SENT_RULES)
+    assert isinstance(again, Request)
+    assert (again.content.body, again.content.rest) == (request.content.body, _NEXT)
+    assert (again.framing.body, again.framing.length, again.framing.host) == (*request.framing[:2], b"up:1")
+    assert (again.block.joined(b"x-forwarded-for") or b"").endswith(HOP["peer"])
+    assert again.block.request_id == block.request_id
+    assert is_loop(again.block, b"edge")
 
 
 def response(data: bytes, cuts: Sequence[int]) -> Hashable:

@@ -43,6 +43,8 @@ _FIELDS = (
     b"Connection: keep-alive, X-A\r\nX-A: 1\r\nX-B: 2\r\nX_C: 3\r\n",
     b"TE: trailers\r\nConnection: TE\r\nTrailer: X-Sum\r\n",
     b"Expect: 100-continue\r\n",
+    b"X-Forwarded-For: 1.2.3.4\r\nX-Forwarded-Proto: https\r\nX-Forwarded-For: 5.6.7.8\r\nX-Forwarded-Proto: http\r\n",
+    b"X-Forwarded-Host: p\r\nX-Forwarded-Port: 1\r\nX-Forwarded-Host: q\r\nX-Forwarded-Port: 2\r\nX-Forwarded-Prefix: /a\r\n",
     b"X-Forwarded-For: 1.2.3.4\r\nForwarded: for=1.2.3.4\r\nX-Request-ID: abc\r\nX-Real-IP: 1.2.3.4\r\n",
     b"Keep-Alive: 5\r\nProxy-Connection: x\r\nProxy-Authorization: x\r\nHTTP2-Settings: x\r\n",
 )

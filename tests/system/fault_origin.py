@@ -1,7 +1,7 @@
 """Origins that misbehave as a script says, clients on raw sockets, and one `canaryproxy run` between them for a whole module.
 
 A script plays each connection of the proxy in a thread of the test's process: a test says in a few lines what the proxy gets to
-see, and what a script asserts in vain fails the test (`Stage.calm`). Used by test_faults.py, test_attacks.py and test_drain.py.
+see, and what a script asserts in vain fails the test (`Stage.calm`). For test_faults.py and others.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -180,6 +181,17 @@ def serve(call: Call) -> None:
         call.send(ok(request.line + b" " + request.body))
 
 
+def once(*pieces: bytes) -> Script:
+    """Answer the first request on a connection with these bytes, and then nothing until the proxy closes."""
+
+    def script(call: Call) -> None:
+        assert call.request()
+        call.send(*pieces)
+        call.until_gone()
+
+    return script
+
+
 class FaultOrigin:
     """A server that plays `script` on each connection. `lines` are the request lines it got, in their order."""
 
@@ -268,10 +280,19 @@ class Stage:
         eventually(lambda: not self.outcomes(route)["in flight"])
         return dict(self.outcomes(route) - before)
 
+    @cached_property
+    def worker(self) -> int:
+        """The worker's pid, which no test may change."""
+        return self.product.workers[0]
+
     def memory(self, key: str = "VmRSS") -> int:
         """Bytes of memory that the worker has now, or at most had (VmHWM)."""
-        status = Path(f"/proc/{self.product.workers[0]}/status").read_text()
+        status = Path(f"/proc/{self.worker}/status").read_text()
         return int(status.partition(f"{key}:")[2].split()[0]) * 1024
+
+    def files(self) -> int:
+        """How many files the worker has open."""
+        return len(list(Path(f"/proc/{self.worker}/fd").iterdir()))
 
     def calm(self) -> None:
         """As it was before the test; see `FaultOrigin.calm`."""
@@ -284,7 +305,7 @@ def stage(folder: Path, **changes: Any) -> Iterator[Stage]:
     """A stage that runs with these changes to the configuration; it must end in good order and with nothing to be ashamed of."""
     made = Stage(folder)
     pools = {"v1": {"servers": [made.stable.url]}, "v2": {"servers": [made.canary.url]}}
-    made.product.configure(**merged({"workers": 1, "timeouts": {"drain": "2s"}, "pools": pools}, changes))
+    made.product.configure(**merged({"workers": 1, "timeouts": {"drain": "500ms"}, "pools": pools}, changes))
     try:
         asyncio.run(made.product.start())
         yield made

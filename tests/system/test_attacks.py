@@ -94,11 +94,6 @@ async def all_drip(attacked: Stage, count: int, start: bytes, piece: bytes = b""
     return Counter(re.findall(rb"^HTTP/1.1 (\d+)", end, re.MULTILINE)[-1] if end else b"" for end in ends)
 
 
-def files(attacked: Stage) -> int:
-    """Files that the worker has open."""
-    return len(list(Path(f"/proc/{attacked.product.workers[0]}/fd").iterdir()))
-
-
 # --- Slow ones ---
 
 
@@ -149,17 +144,16 @@ def stirs(client: socket.socket, event: int) -> bool:
     return bool(poll.poll(0))
 
 
-@pytest.mark.parametrize("reads", [0, 32])
-async def test_readers_that_take_no_more_are_cut(attacked: Stage, reads: int) -> None:
+async def test_readers_that_take_nothing_or_next_to_nothing_are_cut(attacked: Stage) -> None:
     """Slow read: of an answer that nobody takes only the buffers are held, and not for long."""
     before, counted = attacked.memory(), attacked.outcomes()
     async with innocents(attacked) as traffic:
         with reluctant(attacked, 20, GET_BIG) as clients:
 
             def all_cut() -> bool:
-                for client in clients:
+                for client in clients[:10]:
                     with suppress(ConnectionResetError):
-                        client.recv(reads)
+                        client.recv(32)
                 return all(stirs(client, 0) for client in clients)
 
             await until(all_cut)
@@ -173,7 +167,7 @@ async def test_readers_that_take_no_more_are_cut(attacked: Stage, reads: int) ->
 
 async def test_bombers_that_have_left_hold_no_place(attacked: Stage) -> None:
     """A refusal lingers for 5 s so that it is seen (C13), but not for somebody who has sent MBs meanwhile and gone."""
-    usual = files(attacked)
+    usual = attacked.files()
     bombers = [socket.create_connection(("127.0.0.1", attacked.port)) for _ in range(20)]
     for bomber in bombers:
         bomber.setblocking(False)
@@ -182,7 +176,7 @@ async def test_bombers_that_have_left_hold_no_place(attacked: Stage) -> None:
     await until(lambda: all(stirs(bomber, select.POLLIN) for bomber in bombers))
     for bomber in bombers:
         bomber.close()
-    await until(lambda: files(attacked) < usual + 10, 3)
+    await until(lambda: attacked.files() < usual + 10, 3)
 
 
 BOMBS = {
@@ -239,14 +233,15 @@ async def test_a_pipelining_flood_that_nobody_reads_is_cut_in_bounded_memory(att
 
 async def test_a_flood_of_idle_connections_parts_nobody_from_the_proxy(attacked: Stage) -> None:
     """Beyond the limit nobody is accepted: who was there before is served all the same, and others as soon as idle ones go."""
-    async with innocents(attacked, fresh=0):
+    async with innocents(attacked, fresh=0) as traffic:
         with ExitStack() as stack:
             for _ in range(2 * _MOST_CONNECTIONS):
                 stack.enter_context(socket.create_connection(("127.0.0.1", attacked.port)))
-            await until(lambda: files(attacked) >= _MOST_CONNECTIONS)
-            assert files(attacked) < _MOST_CONNECTIONS + 100
+            await until(lambda: attacked.files() >= _MOST_CONNECTIONS)
+            assert attacked.files() < _MOST_CONNECTIONS + 100
             await until_answered(lambda: answered(attacked))
-            assert files(attacked) < _MOST_CONNECTIONS + 100
+            assert attacked.files() < _MOST_CONNECTIONS + 100
+    assert len({request.local_port for request in traffic.requests}) == 3, "their connections were kept"
     async with innocents(attacked):
         pass
 

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.system
 
 
 async def test_reloads_under_load_cost_no_request(product: Product) -> None:
+    product.configure(timeouts={"drain": "1m"})
     await product.start()
     await product.verb("start")
     before = await product.status()
@@ -26,7 +27,7 @@ async def test_reloads_under_load_cost_no_request(product: Product) -> None:
         await traffic.more(50)
         upload = asyncio.create_task(uploader.upload(1000, 30, 0.1))
         for workers in (3, 1, 2):
-            product.configure(workers=workers, timeouts={"drain": "1m"})
+            product.configure(workers=workers)
             await product.reload()
             await traffic.more(100)
             await product.until_workers(workers)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -19,7 +21,7 @@ import pytest
 from certificates import Authority, Issued
 from plane import MIB, Origin, Plane, Script, eventually, plane, read_all, read_head
 
-from canaryproxy.shared.layout import Ack, Count
+from canaryproxy.shared.layout import Ack, Count, WorkerState
 
 pytestmark = pytest.mark.system
 
@@ -322,6 +324,19 @@ def test_a_flood_of_handshakes_is_bounded_and_harms_nobody(authority: Authority,
             silent.close()
 
 
+def test_a_flood_of_handshakes_leaves_files_for_others(issued: Issued) -> None:
+    """As few as the process may open, it is not the handshakes that take them all."""
+    with plane(Origin(ok), tls=section(issued), files=200) as proxy:
+        proxy.may_say("load is ")
+        flood = [socket.create_connection(("127.0.0.1", proxy.tls_port), timeout=5) for _ in range(300)]
+        with proxy.client() as client:
+            client.settimeout(4)
+            client.sendall(GET)
+            assert client.recv(65536).endswith(b"ok")
+        for silent in flood:
+            silent.close()
+
+
 def test_a_handshake_that_does_not_go_on_ends(issued: Issued) -> None:
     with (
         plane(Origin(ok), tls=section(issued, handshake_timeout="300ms")) as proxy,
@@ -386,8 +401,55 @@ def test_a_client_over_tls_that_leaves_cancels_its_request(authority: Authority,
         eventually(lambda: proxy.board.worker(0, Ack.CONNECTIONS) == 0)
 
 
-def test_a_worker_among_tls_peers_that_behave_badly(authority: Authority, issued: Issued) -> None:
-    """Both sides stop, cut, talk nonsense and forget close_notify: nothing is said, nobody stays, and the books balance."""
+def test_a_hundred_pipelined_requests_over_tls(authority: Authority, issued: Issued) -> None:
+    with plane(Origin(ok), tls=section(issued)) as proxy, secure(proxy, client_side(authority)) as client:
+        client.sendall(GET * 99 + GET_AND_CLOSE)
+        assert read_all(client).count(b"HTTP/1.1 200 OK\r\n") == 100
+
+
+def test_a_drain_over_tls(authority: Authority, issued: Issued) -> None:
+    """What is in hand is finished, who is idle is told goodbye, and who does not come to the end of its handshake is cut."""
+
+    def late(sock: socket.socket) -> None:
+        while read_head(sock)[0]:
+            begun.set()
+            eventually(lambda: proxy.board.worker(0, Ack.STATE) == WorkerState.DRAINING)
+            sock.sendall(OK)
+
+    begun = threading.Event()
+    context = client_side(authority)
+    with (
+        plane(Origin(late), tls=section(issued), timeouts={"drain": "1s"}) as proxy,
+        secure(proxy, context) as busy,
+        secure(proxy, context) as idle,
+        socket.create_connection(("127.0.0.1", proxy.tls_port)),
+    ):
+        busy.sendall(GET)
+        eventually(begun.is_set)
+        os.kill(proxy.pid, signal.SIGTERM)
+        answer = read_all(busy)
+        assert b"\r\nConnection: close\r\n" in answer
+        assert answer.endswith(b"ok")
+        with suppress(ConnectionResetError, ssl.SSLError):  # its second of quiet is not over before the drain is
+            assert read_all(idle) == b""
+        assert proxy.wait(limit=4) == 0
+
+
+def test_too_many_connections_of_one_client_over_tls(authority: Authority, issued: Issued) -> None:
+    context = client_side(authority)
+    with plane(Origin(ok), tls=section(issued), limits={"connections_per_ip": 1}) as proxy, secure(proxy, context) as first:
+        for _ in range(5):
+            with secure(proxy, context) as second:
+                assert b"\r\nX-Canaryproxy-Error: too_many_connections_of_one_client\r\n" in read_all(second)
+        first.sendall(GET)
+        assert first.recv(65536).endswith(b"ok")
+
+
+def test_a_worker_among_tls_peers_that_behave_badly(authority: Authority, issued: Issued, tmp_path: Path) -> None:
+    """Both sides stop, cut, talk nonsense and forget close_notify: nothing is said, nobody stays, and the books balance.
+
+    The access log's, too.
+    """
 
     def moody(sock: socket.socket) -> None:
         random = Random(sock.getpeername()[1])
@@ -421,7 +483,8 @@ def test_a_worker_among_tls_peers_that_behave_badly(authority: Authority, issued
 
     context = client_side(authority)
     origins = [Origin(moody, tls=server_side(issued)) for _ in range(2)]
-    with plane(*origins, tls=section(issued), pool={"tls": {"ca": authority.ca}, "eject": {"failures": 0}}) as proxy:
+    log, pool = tmp_path / "log", {"tls": {"ca": authority.ca}, "eject": {"failures": 0}}
+    with plane(*origins, tls=section(issued), pool=pool, access_log={"path": str(log)}) as proxy:
         clients = [threading.Thread(target=behave_badly, args=(seed,)) for seed in range(6)]
         for one in clients:
             one.start()
@@ -429,6 +492,8 @@ def test_a_worker_among_tls_peers_that_behave_badly(authority: Authority, issued
             one.join()
         assert proxy.counts()[Count.STARTED] > 50
         eventually(lambda: proxy.board.worker(0, Ack.CONNECTIONS) == 0, limit=10)
+    entries = [json.loads(line) for line in log.read_bytes().splitlines()]
+    assert sum(entry["variant"] == "stable" for entry in entries) == proxy.counts()[Count.STARTED]
 
 
 # Upstreams over TLS.
@@ -592,7 +657,8 @@ def test_an_upstream_that_does_not_speak_tls(issued: Issued) -> None:
         assert b"\r\nX-Canaryproxy-Error: upstream_tls\r\n" in answer
 
 
-def test_an_upstream_that_is_silent_in_the_handshake() -> None:
+@pytest.mark.parametrize("send_proxy", [False, "v1"])
+def test_an_upstream_that_is_silent_in_the_handshake(send_proxy: str | bool) -> None:
     def silent(sock: socket.socket) -> None:
         with suppress(OSError):
             read_all(sock)
@@ -600,8 +666,54 @@ def test_an_upstream_that_is_silent_in_the_handshake() -> None:
 
     ended = threading.Event()
     origin = Origin(silent)
-    with plane(f"https://127.0.0.1:{origin.port}", timeouts={"connect": "200ms"}) as proxy:
+    pool = {"send_proxy": send_proxy}
+    with plane(f"https://127.0.0.1:{origin.port}", pool=pool, timeouts={"connect": "200ms"}) as proxy:
         answer = proxy.get()
         assert answer.startswith(b"HTTP/1.1 504 ")
         assert b"\r\nX-Canaryproxy-Error: upstream_connect_timeout\r\n" in answer
         eventually(ended.is_set)
+
+
+def test_an_upstream_over_tls_that_refuses_an_upload(authority: Authority, issued: Issued) -> None:
+    """It answers 413 and closes on the rest. If a write meets the reset first, the answer is lost: uvloop has its keys."""
+
+    def refuse(sock: socket.socket) -> None:
+        if read_head(sock)[0]:
+            sock.sendall(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig")
+
+    with plane(Origin(refuse, tls=server_side(issued)), pool={"tls": {"ca": authority.ca}}) as proxy:
+        for _ in range(10):
+            with proxy.client() as client:
+                client.sendall(b"POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 5000000\r\n\r\n" + bytes(65536))
+                with suppress(OSError):
+                    for _ in range(20):
+                        client.sendall(bytes(50_000))
+                assert client.recv(65536)[:13] in {b"HTTP/1.1 413 ", b"HTTP/1.1 502 "}
+        outcomes = proxy.outcomes()
+        assert outcomes.get(Count.C4XX, 0) + outcomes.get(Count.RESPONSE_INVALID, 0) == 10
+
+
+def test_checks_over_tls(authority: Authority, issued: Issued, strangers: Authority) -> None:
+    def serve(sock: socket.socket) -> None:
+        while head := read_head(sock)[0]:
+            checks.append(head.startswith(b"GET /healthy "))
+            sock.sendall(OK)
+
+    checks: list[bool] = []
+    health = {"path": "/healthy", "interval": "50ms", "fall": 1}
+    with plane(Origin(serve, tls=server_side(issued)), pool={"tls": {"ca": authority.ca}, "health": health}) as proxy:
+        eventually(lambda: checks.count(True) > 3)
+        assert proxy.get().endswith(b"ok")
+    stranger = Origin(serve, tls=server_side(strangers.issue("localhost")))
+    with plane(stranger, pool={"tls": {"ca": authority.ca}, "health": health}) as proxy:
+        proxy.may_say("is down: 1 checks in a row failed, the last one: [SSL: CERTIFICATE_VERIFY_FAILED]")
+        eventually(lambda: "is down" in proxy.said())
+        assert proxy.get().startswith(b"HTTP/1.1 503 ")
+
+
+def test_an_upstream_with_an_address(authority: Authority, issued: Issued) -> None:
+    for certificate, is_right in ((authority.issue("127.0.0.1", file="address"), True), (issued, False)):
+        origin = Origin(ok, tls=server_side(certificate))
+        with plane(f"https://127.0.0.1:{origin.port}", pool={"tls": {"ca": authority.ca}}) as proxy:
+            proxy.may_say("CERTIFICATE_VERIFY_FAILED")
+            assert proxy.get().endswith(b"ok") is is_right

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import re
 import signal
 import socket
 import ssl
 import struct
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import pytest
-from certificates import Authority
+from certificates import Authority, Issued
+from harness import Product, until_answered
 from plane import MIB, Origin, Plane, eventually, plane, read_all, read_head
+from reading import in_flight, settled
+from websockets.asyncio import client as asyncio_client
+from websockets.asyncio import server as asyncio_server
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
 from websockets.http11 import Request, Response
 from websockets.sync.client import ClientConnection, connect
@@ -55,7 +59,7 @@ def websocket(handler: Callable[[ServerConnection], None] = echo, **options: Any
 
 
 class Listener:
-    """One of the proxy's two listeners, as a WebSocket client sees it."""
+    """One of the proxy's two listeners, as its clients see it."""
 
     def __init__(self, authority: Authority | None, sections: dict[str, Any]) -> None:
         self.sections = sections
@@ -68,21 +72,30 @@ class Listener:
             return connect(f"ws://127.0.0.1:{proxy.port}{path}", **options)
         return connect(f"wss://localhost:{proxy.tls_port}{path}", ssl=self._context, **options)
 
+    def dial(self, proxy: Plane) -> socket.socket:
+        """A new connection."""
+        if self._context is None:
+            return proxy.client()
+        sock = socket.create_connection(("127.0.0.1", proxy.tls_port), timeout=20)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return self._context.wrap_socket(sock, server_hostname="localhost")
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def issued(authority: Authority) -> Issued:
+    return authority.issue("localhost")
+
 
 @pytest.fixture(params=["plain", "tls"])
-def listener(request: pytest.FixtureRequest, tmp_path: Path) -> Listener:
+def listener(request: pytest.FixtureRequest, authority: Authority, issued: Issued) -> Listener:
     if request.param == "plain":
         return Listener(None, {})
-    authority = Authority(tmp_path)
-    issued = authority.issue("localhost")
-    tls = {"listen": "127.0.0.1:0", "certificate": issued.certificate, "key": issued.key}
-    return Listener(authority, {"tls": tls})
-
-
-def reset(sock: socket.socket) -> None:
-    """Close with a reset."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    sock.close()
+    return Listener(authority, {"tls": {"certificate": issued.certificate, "key": issued.key}})
 
 
 def test_echo(listener: Listener) -> None:
@@ -101,7 +114,7 @@ def test_echo(listener: Listener) -> None:
 def test_thousands_of_small_messages(listener: Listener) -> None:
     messages = [str(number) for number in range(5000)]
     with websocket() as port, plane(port, **listener.sections) as proxy, listener.connect(proxy) as client:
-        sending = threading.Thread(target=lambda: [client.send(message) for message in messages])
+        sending = threading.Thread(target=lambda: deque(map(client.send, messages), maxlen=0))
         sending.start()
         assert [client.recv(20) for _ in messages] == messages
         sending.join()
@@ -168,6 +181,55 @@ def test_a_client_dies(listener: Listener, die: Callable[[socket.socket], None])
         eventually(lambda: seen)
         assert isinstance(seen[0], ConnectionClosedError)
         eventually(lambda: proxy.outcomes() == {Count.INFORMATIONAL: 1})
+
+
+def test_clients_that_are_gone_when_the_101_comes(listener: Listener) -> None:
+    """Whoever is told so first, each exchange ends, and the worker can leave."""
+
+    def switch_at_once(sock: socket.socket) -> None:
+        read_head(sock)
+        sock.sendall(SWITCH)
+        read_all(sock)
+
+    def ask_and_go(proxy: Plane) -> None:
+        for _ in range(40):
+            client = listener.dial(proxy)
+            client.sendall(ASK)
+            die_in_disorder(client)
+
+    with plane(Origin(switch_at_once), **listener.sections) as proxy:
+        clients = [threading.Thread(target=ask_and_go, args=(proxy,)) for _ in range(6)]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+        eventually(lambda: proxy.counts()[Count.STARTED] == sum(proxy.outcomes().values()))
+        assert proxy.outcomes().keys() <= {Count.INFORMATIONAL, Count.CLIENT_GONE}
+
+
+@pytest.mark.parametrize("request_", [ASK, GET[:-2] + b"Connection: close\r\n\r\n"], ids=["tunnels", "requests"])
+def test_connections_over_tls_that_have_gone_hold_no_memory(authority: Authority, issued: Issued, request_: bytes) -> None:
+    """On either side: 256 KiB of buffers for each of them."""
+
+    def answer(sock: socket.socket) -> None:
+        head = read_head(sock)[0]
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.sendall(SWITCH if b"pgrade" in head else b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        assert isinstance(sock, ssl.SSLSocket)
+        sock.unwrap()
+
+    server_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server_side.load_cert_chain(issued.certificate, issued.key)
+    tls = {"certificate": issued.certificate, "key": issued.key}
+    listener = Listener(authority, {"tls": tls})
+    with plane(Origin(answer, tls=server_side), tls=tls, pool={"tls": {"ca": authority.ca}}) as proxy:
+        for number in range(40):
+            if number == 10:
+                before = proxy.memory()
+            with listener.dial(proxy) as client:
+                client.sendall(request_)
+                assert read_all(client)
+        assert proxy.memory() - before < 3 * MIB
 
 
 # What the origin and the client send at the wrong time, or in one segment with something else.
@@ -294,22 +356,26 @@ def refused(proxy: Plane) -> bool:
 
 @pytest.mark.parametrize("stuck", ["client", "origin"])
 def test_a_drain_does_not_wait_for_who_takes_nothing(stuck: str) -> None:
-    def pour(sock: socket.socket) -> None:
-        sock.sendall(bytes(64 * MIB))
+    def talk(sock: socket.socket) -> None:
+        if stuck == "client":
+            sock.sendall(bytes(64 * MIB))
+        else:
+            has_left.wait(20)
 
-    held = threading.Event()
-    with plane(Origin(tunnelled(pour if stuck == "client" else lambda sock: held.wait(20))), timeouts={"drain": "0.1s"}) as proxy:
-        with raw(proxy) as client:
-            if stuck == "client":
-                client.recv(1)
-            else:
-                client.setblocking(False)
-                with pytest.raises(BlockingIOError):
-                    while True:
-                        client.send(bytes(MIB))
-            os.kill(proxy.pid, signal.SIGTERM)
-            assert proxy.wait(4) == 0
-            held.set()
+    has_left = threading.Event()
+    with plane(Origin(tunnelled(talk)), timeouts={"drain": "0.1s"}) as proxy, raw(proxy) as client:
+        client.recv(1) if stuck == "client" else fill(client)
+        os.kill(proxy.pid, signal.SIGTERM)
+        assert proxy.wait(4) == 0
+        has_left.set()
+
+
+def fill(sock: socket.socket) -> None:
+    """Send until all buffers on the way are full."""
+    sock.settimeout(0.2)
+    with suppress(TimeoutError):
+        while True:
+            sock.send(bytes(MIB))
 
 
 def test_a_slow_reader_of_a_tunnel_holds_no_memory() -> None:
@@ -322,3 +388,95 @@ def test_a_slow_reader_of_a_tunnel_holds_no_memory() -> None:
                 read += len(piece)
             assert read == 64 * MIB
         assert proxy.memory("VmHWM") - before < 4 * MIB
+
+
+# The whole product: a reload and a rollback.
+
+
+@asynccontextmanager
+async def version_server(name: str) -> AsyncIterator[str]:
+    """The URL of a WebSocket server that says its name first, and then sends everything back."""
+
+    async def greet_and_echo(connection: asyncio_server.ServerConnection) -> None:
+        await connection.send(name)
+        async for message in connection:
+            await connection.send(message)
+
+    async with asyncio_server.serve(greet_and_echo, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+
+
+class User:
+    """Somebody with a WebSocket through the product. `version` is the server's that it got."""
+
+    def __init__(self, connection: asyncio_client.ClientConnection, version: str) -> None:
+        self.connection, self.version = connection, version
+
+    async def is_served(self) -> bool:
+        """Whether a message comes back; false once the tunnel was closed."""
+        with suppress(ConnectionClosed):
+            await self.connection.send("still here?")
+            return await asyncio.wait_for(self.connection.recv(), _SECONDS) == "still here?"
+        return False
+
+    async def until_closed(self) -> None:
+        """Wait for the end of the tunnel."""
+        await asyncio.wait_for(self.connection.wait_closed(), _SECONDS)
+
+
+@asynccontextmanager
+async def users(product: Product, count: int) -> AsyncIterator[list[User]]:
+    """So many users, user-0 and so on."""
+    async with AsyncExitStack() as stack:
+        found = []
+        for number in range(count):
+            connecting = asyncio_client.connect(
+                f"ws://127.0.0.1:{product.port}", additional_headers={"X-User-Id": f"user-{number}"}, close_timeout=1, proxy=None
+            )
+            connection = await stack.enter_async_context(connecting)
+            found.append(User(connection, str(await connection.recv())))
+        yield found
+
+
+async def until_in_flight(product: Product, count: int) -> None:
+    """Wait until the metrics say that so many exchanges have not ended."""
+
+    async def look() -> bool | None:
+        return in_flight(await product.metrics()) == count or None
+
+    await until_answered(look)
+
+
+async def test_tunnels_in_a_reload_and_a_rollback(product: Product) -> None:
+    """A reload costs no tunnel; a lower weight those whom it moves; a rollback the canary's, of every generation."""
+    async with AsyncExitStack() as stack:
+        pools = {name: {"servers": [await stack.enter_async_context(version_server(name))]} for name in ("v1", "v2")}
+        product.configure(pools=pools, timeouts={"drain": "1m", "tunnel_grace": "0.5s"})
+        await product.start()
+        await product.verb("start")
+        await product.set_weight("60%")
+        old = await stack.enter_async_context(users(product, 12))
+        await product.reload()
+        new = await stack.enter_async_context(users(product, 12))
+        assert [user.version for user in new] == [user.version for user in old]
+        assert all([await user.is_served() for user in old])
+
+        await product.set_weight("30%")
+        async with users(product, 12) as now:
+            versions = [user.version for user in now]
+        leaving = [user for user, version in zip(old + new, versions * 2, strict=True) if user.version != version]
+        staying = [user for user in old + new if user not in leaving]
+        assert 0 < len(leaving) < sum(user.version == "v2" for user in old + new)
+        await asyncio.gather(*(user.until_closed() for user in leaving))
+        assert all([await user.is_served() for user in staying])
+
+        await product.verb("rollback")
+        await asyncio.gather(*(user.until_closed() for user in staying if user.version == "v2"))
+        stable = [user for user in staying if user.version == "v1"]
+        assert all([await user.is_served() for user in stable])
+        await until_in_flight(product, len(stable))
+    counted = Counter(user.version for user in old + new + now)
+    assert await settled(product) == {
+        ("stable", "informational"): counted["v1"],
+        ("canary", "informational"): counted["v2"],
+    }

@@ -13,6 +13,7 @@ from wire import GET, OK, FarEnd, Wire
 
 from canaryproxy.proxy import outcome
 from canaryproxy.proxy.downstream import Downstream
+from canaryproxy.proxy.upstream import Upstream
 from canaryproxy.shared.layout import CANARY, STABLE, Count
 
 ASK = b"GET /ws HTTP/1.1\r\nHost: shop\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
@@ -29,6 +30,19 @@ class SwitchingEnd(FarEnd):
         self.protocol = cast(Downstream, protocol)
 
 
+class TlsEnd(SwitchingEnd):
+    """A far end with the habit of uvloop's TLS: whoever is the protocol when the connection goes is told so, a turn later."""
+
+    def _lose(self, exc: Exception | None) -> None:
+        if not self._is_lost:
+            self._is_lost = True
+            self._wire.call_soon(self._tell, self.protocol, exc)
+
+    def _tell(self, protocol: asyncio.BaseProtocol, exc: Exception | None) -> None:
+        protocol.connection_lost(exc)
+        self.gone = True
+
+
 @pytest.fixture(autouse=True)
 def _switching(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wires, "FarEnd", SwitchingEnd)
@@ -37,6 +51,14 @@ def _switching(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def wire() -> Iterator[Wire]:
     with Wire() as made:
+        yield made
+
+
+@pytest.fixture
+def leaving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
+    """A worker that can be told to leave, within 5 s."""
+    with Wire(timeouts={"drain": "5s"}) as made:
+        monkeypatch.setattr("canaryproxy.proxy.worker.monotonic", lambda: made.now)
         yield made
 
 
@@ -225,15 +247,17 @@ def test_every_split_of_the_request(wire: Wire) -> None:
     assert wire.outcomes() == {Count.INFORMATIONAL: len(request) + 1}
 
 
-def test_the_answer_is_that_of_the_origin(wire: Wire) -> None:
+def test_the_answer_is_that_of_the_origin() -> None:
     """But for fields of one hop, for framing that a 1xx must not have, and for what is ours."""
     with Wire(affinity={"cookieless": "issue"}, expose_request_id=True) as wire:
         wire.publish(1)
         client = wire.client()
         client.send(ASK)
         wire.origin.send(
-            b"HTTP/1.1 101 Web Socket Protocol Handshake\r\nUPGRADE: WebSocket\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"
-            b"Connection: keep-alive, Upgrade, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nContent-Length: 0\r\nX-Request-ID: theirs\r\n\r\n"
+            b"HTTP/1.1 101 Web Socket Protocol Handshake\r\n"
+            b"UPGRADE: WebSocket\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"
+            b"Connection: keep-alive, Upgrade, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\n"
+            b"Content-Length: 0\r\nX-Request-ID: theirs\r\n\r\n"
         )
         line, *lines = client.read().split(b"\r\n")
         assert line == b"HTTP/1.1 101 Web Socket Protocol Handshake"
@@ -246,6 +270,35 @@ def test_the_answer_is_that_of_the_origin(wire: Wire) -> None:
         assert lines[4].startswith(b"Set-Cookie: uid=")
         assert lines[5:] == [b"", b""]
         close(client, wire.origin)
+
+
+@pytest.mark.parametrize("end", [SwitchingEnd, TlsEnd])
+def test_a_client_that_is_gone_when_the_101_comes(wire: Wire, monkeypatch: pytest.MonkeyPatch, end: type[FarEnd]) -> None:
+    """In the turn between: its connection has been lost, and nobody was told yet."""
+    monkeypatch.setattr(wires, "FarEnd", end)
+    client = ask(wire)
+    wire.origin._sent += SWITCH
+    client.reset()
+    assert wire.origin.gone
+    assert not wire.worker.tunnels
+    assert len(wire.outcomes()) == 1
+    assert wire.outcomes().keys() <= {Count.CLIENT_GONE, Count.INFORMATIONAL}
+
+
+def test_a_switch_that_is_read_from_what_a_broken_connection_left(wire: Wire) -> None:
+    """Who answers before it is asked, and breaks the connection, has switched nothing: a tunnel to it would never end."""
+    wire.holds_connects = True
+    client = ask(wire)
+    exchange, server = wire.connecting.pop()
+    upstream = Upstream(wire.worker, server)
+    origin = SwitchingEnd(wire, upstream, server.host)
+    wire.ends.append(origin)
+    exchange.connected(upstream)
+    wire._far_from_nothing.send(SWITCH + b"frames")
+    origin.reset()
+    assert client.read().startswith(b"HTTP/1.1 502 ")
+    assert wire.outcomes() == {Count.RESPONSE_INVALID: 1}
+    assert not wire.worker.tunnels
 
 
 NOT_GRANTED = {
@@ -326,7 +379,7 @@ def test_a_client_that_said_its_last_word_before_the_101(wire: Wire) -> None:
     assert wire.outcomes() == {Count.INFORMATIONAL: 1}
 
 
-def test_an_idle_tunnel(wire: Wire) -> None:
+def test_an_idle_tunnel() -> None:
     with Wire(timeouts={"tunnel_idle": "60s"}) as wire:
         client, origin = tunnel(wire)
         for end, other in ((client, origin), (origin, client)):
@@ -377,6 +430,17 @@ def test_a_101_ends_a_row_of_failures() -> None:
 # A tunnel and the split.
 
 
+def pool_of(origin: FarEnd) -> str:
+    """The pool of the server at this end."""
+    return "v" + str(origin.get_extra_info("peername")[0])[5]
+
+
+def pass_time(wire: Wire, seconds: float) -> None:
+    """Let time pass as it does, with a sweep for each half second."""
+    for _ in range(round(seconds * 2)):
+        wire.advance(0.5)
+
+
 @pytest.fixture
 def split() -> Iterator[Wire]:
     with Wire(timeouts={"tunnel_grace": "3s"}) as made:
@@ -387,9 +451,7 @@ def split() -> Iterator[Wire]:
 def test_a_rollback_ends_the_canary_s_tunnels_after_their_grace(split: Wire) -> None:
     split.publish(5_000)
     users = [tunnel(split, b"user-%d" % n) for n in range(12)]
-    on_canary = [
-        users[n] for n in range(12) if split.ends.index(users[n][1]) and users[n][1].get_extra_info("peername")[0] == "10.0.2.1"
-    ]
+    on_canary = [user for user in users if pool_of(user[1]) == "v2"]
     on_stable = [user for user in users if user not in on_canary]
     assert on_canary
     assert on_stable
@@ -410,15 +472,14 @@ def test_a_rollback_ends_the_canary_s_tunnels_after_their_grace(split: Wire) -> 
 def test_a_rollback_that_is_taken_back_in_time(split: Wire) -> None:
     client, origin = tunnel(split)
     split.publish(0)
-    split.advance(2)
+    pass_time(split, 2.5)
     split.publish(10_000)
-    split.advance(1)
+    pass_time(split, 1)
     split.publish(0)
-    split.advance(2.5)
+    pass_time(split, 2.5)
     client.send(b"still here")
     assert origin.read() == b"still here"
-    split.advance(1)
-    split.advance(1)
+    pass_time(split, 1)
     assert client.was_closed
 
 
@@ -426,8 +487,7 @@ def test_a_lower_weight_moves_only_whom_it_moves(split: Wire) -> None:
     keys = [b"user-%d" % n for n in range(12)]
     users = {key: tunnel(split, key) for key in keys}
     split.publish(5_000)
-    for _ in range(8):
-        split.advance(0.5)
+    pass_time(split, 4)
     stayed = {key for key, (client, _) in users.items() if not client.gone}
     fresh = {}
     for key in keys:
@@ -440,27 +500,25 @@ def test_a_lower_weight_moves_only_whom_it_moves(split: Wire) -> None:
         close(*users[key])
 
 
-def test_a_promotion_and_the_rollback_of_it(split: Wire) -> None:
-    """Who came to the canary stays on it when it becomes stable, and leaves it when that is taken back."""
-    before = tunnel(split)
+def test_a_promotion_and_its_rollback(split: Wire) -> None:
+    """A promotion takes nobody's tunnel. Its rollback takes all that lead to what was promoted, from before it and after it."""
+    split.publish(5_000)
+    users = [tunnel(split, b"user-%d" % n) for n in range(12)]
+    split.publish(10_000)
+    pass_time(split, 10)
     split.publish(0, swapped=True)
-    for _ in range(20):
-        split.advance(0.5)
-    assert not before[0].gone
+    pass_time(split, 10)
+    assert not any(client.gone for client, _ in users)
+    users.append(tunnel(split))
+    assert pool_of(users[-1][1]) == "v2"
     split.publish(0)
-    for _ in range(8):
-        split.advance(0.5)
-    assert before[0].was_closed
-
-
-def test_who_came_after_a_promotion_leaves_with_its_rollback(split: Wire) -> None:
-    split.publish(0, swapped=True)
-    after = tunnel(split)
-    assert b"10.0.2" in after[1].get_extra_info("peername")[0].encode()
-    split.publish(0)
-    for _ in range(8):
-        split.advance(0.5)
-    assert after[0].was_closed
+    pass_time(split, 4)
+    assert [client.was_closed for client, _ in users] == [pool_of(origin) == "v2" for _, origin in users]
+    pass_time(split, 100)
+    for client, origin in users:
+        if pool_of(origin) == "v1":
+            assert not client.gone
+            close(client, origin)
 
 
 def test_a_fallback_is_stable_s_tunnel(split: Wire) -> None:
@@ -474,8 +532,7 @@ def test_a_fallback_is_stable_s_tunnel(split: Wire) -> None:
     origin.send(SWITCH)
     assert client.read() == SWITCH[:-2] + b"X-Canaryproxy-Fallback: upstream_connect\r\n\r\n"
     split.publish(0)
-    for _ in range(20):
-        split.advance(0.5)
+    pass_time(split, 10)
     assert not client.gone
     close(client, origin)
     assert (split.outcomes(STABLE), split.outcomes(CANARY)) == ({Count.INFORMATIONAL: 1}, {Count.CONNECT_FAILED: 1})
@@ -509,19 +566,32 @@ def test_a_tunnel_that_came_by_a_retry_gives_its_place_back() -> None:
 # Drain.
 
 
-def test_a_drain_closes_tunnels_at_its_deadline() -> None:
-    with Wire(timeouts={"drain": "5s"}) as wire:
-        client, origin = tunnel(wire)
-        late = ask(wire)
-        wire.worker.drain()
-        wire.origin.send(SWITCH)
-        assert late.read() == SWITCH, "what was in hand may still become one"
-        second = wire.origin
-        wire.advance(4)
-        client.send(b"x")
-        assert origin.read() == b"x"
-        wire.advance(3600)
-        assert all(end.was_closed for end in (client, origin, late, second))
-        assert wire.outcomes() == {Count.INFORMATIONAL: 2}
-        wire.advance(0.5)
-        assert wire.worker._stopped.is_set()
+def test_a_drain_closes_tunnels_at_its_deadline(leaving: Wire) -> None:
+    client, origin = tunnel(leaving)
+    late = ask(leaving)
+    leaving.worker.drain()
+    leaving.origin.send(SWITCH)
+    assert late.read() == SWITCH, "what was in hand may still become one"
+    pass_time(leaving, 4.5)
+    client.send(b"x")
+    assert origin.read() == b"x"
+    pass_time(leaving, 0.5)
+    assert all(end.was_closed for end in (client, origin, late, leaving.origin))
+    assert leaving.outcomes() == {Count.INFORMATIONAL: 2}
+    pass_time(leaving, 0.5)
+    assert leaving.worker._stopped.is_set()
+
+
+@pytest.mark.parametrize("stuck", ["client", "origin"])
+def test_a_drain_ends_in_time_whoever_takes_nothing(leaving: Wire, stuck: str) -> None:
+    """The supervisor waits for 2 s beyond the deadline, then it kills; a sweep may come 0.5 s late."""
+    client, origin = tunnel(leaving)
+    end, other = (client, origin) if stuck == "client" else (origin, client)
+    end.window = 0
+    other.send(b"unsent")
+    leaving.worker.drain()
+    leaving.advance(4.99)
+    pass_time(leaving, 0.5)
+    assert not end.gone, "what is unsent has a little time"
+    pass_time(leaving, 1)
+    assert (client.gone, origin.gone, leaving.worker._stopped.is_set()) == (True, True, True)

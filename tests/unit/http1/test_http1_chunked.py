@@ -77,6 +77,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "F17-fold": (b"0\r\nA: b\r\n c\r\n\r\n", "bad_trailer"),
     "F17-space": (b"0\r\nA : b\r\n\r\n", "bad_trailer"),
     "F17-no-colon": (b"0\r\nGET / HTTP/1.1\r\n\r\n", "bad_trailer"),
+    "F17-no-colon-but-a-token": (b"0\r\nA\r\n\r\n", "bad_trailer"),
     "F17-first-fold": (b"0\r\n \r\n\r\n", "bad_trailer"),
     "F17-nul": (b"0\r\nA: \0\r\n\r\n", "bad_trailer"),
 }

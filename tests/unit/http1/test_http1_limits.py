@@ -90,3 +90,13 @@ def test_trailers(over: int) -> None:
     reader = ChunkedReader()
     result = reader.feed(b"0\r\n" + trailer + b"\r\n")
     assert result == (MessageError(431, "trailers_too_large") if over else [])
+
+
+@pytest.mark.parametrize(("at", "status"), [(8191, 400), (8192, 431)], ids=["F17-bad-byte-before", "F17-bad-byte-behind"])
+def test_what_is_wrong_first_counts(at: int, status: int) -> None:
+    data = b"0\r\nA: " + b"b" * (at - 3) + b"\0" + b"b" * 100
+    results = []
+    for pieces in ([data], [bytes([value]) for value in data]):
+        reader = ChunkedReader()
+        results.append(next(result for piece in pieces if (result := reader.feed(piece)) != []))
+    assert [isinstance(result, MessageError) and result.status for result in results] == [status, status]
