@@ -24,6 +24,7 @@ log = logging.getLogger("canaryproxy.worker")
 
 #: Connections taken in one turn of the loop, so that those in hand have theirs.
 _BATCH: Final = 64
+_MOST_WAITING: Final = 4096
 #: Without a file descriptor left the listening socket stays readable: it is left alone for so long, in seconds.
 _PAUSE_SECONDS: Final = 0.1
 
@@ -83,7 +84,7 @@ class Listener:
         """The connections that are in their header or handshake."""
         return len(self._newcomers)
 
-    def start(self, backlog: int = 4096) -> None:
+    def start(self, backlog: int = _MOST_WAITING) -> None:
         """Accept connections from now on."""
         self._sock.setblocking(False)
         self._sock.listen(backlog)
@@ -104,6 +105,9 @@ class Listener:
     def close(self) -> None:
         """Accept no more and close this process's copy of the socket; what is in its header or handshake goes on."""
         if not self._closed:
+            for _ in range(_MOST_WAITING // _BATCH):  # the last close of a listening socket resets who waits
+                if not self._accept():
+                    break
             self._closed = True
             self._loop.remove_reader(self._sock)
             self._sock.close()
@@ -115,19 +119,21 @@ class Listener:
 
     # Called by the event loop.
 
-    def _accept(self) -> None:
+    def _accept(self) -> bool:
+        """Take in who waits; whether there may be more."""
         for _ in range(_BATCH):
             try:
                 sock, peer = self._sock.accept()
             except BlockingIOError:
-                return
+                return False
             except ConnectionError:
                 continue  # it left before it was accepted
             except OSError as error:
                 self._rest(error)
-                return
+                return False
             self._complained = False
             self._welcome(sock, peer)
+        return True
 
     def _rest(self, error: OSError) -> None:
         if not self._complained:

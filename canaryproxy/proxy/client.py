@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _RESET = struct.pack("ii", 1, 0)
 _ZERO = struct.pack("i", 0)
 #: After an early end, this much is read and thrown away, so that the client sees the answer before a reset (C13).
-_LINGER_BYTES, _LINGER_SECONDS = 256 * 1024, 5.0
+_LINGER_BYTES, _LINGER_SECONDS, _LINGER_FULL_SECONDS = 256 * 1024, 5.0, 1.0
 
 
 class Client(asyncio.BufferedProtocol):
@@ -73,7 +73,9 @@ class Client(asyncio.BufferedProtocol):
     def _discard(self, nbytes: int) -> None:
         self._linger_left = max(0, self._linger_left - nbytes)
         if not self._linger_left:
-            self.transport.pause_reading()  # a reset now would overtake the answer: the deadline closes
+            # A reset now could overtake the answer; but nobody notices when a client leaves that is not read.
+            self.transport.pause_reading()
+            self.deadline = min(self.deadline, self._worker.now + _LINGER_FULL_SECONDS)
 
     def pause_request(self) -> None:
         """Read no more of the request's body: the upstream cannot take it."""

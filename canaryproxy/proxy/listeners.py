@@ -64,7 +64,7 @@ class Listeners:
     @property
     def pending(self) -> int:
         """Connections that are accepted, but have not come to HTTP yet."""
-        return sum(listener.pending for listener in self._listeners if isinstance(listener, Listener))
+        return sum(listener.pending for listener in self._listeners)
 
     def pause(self) -> None:
         """Leave those who come in the kernel's queue."""

@@ -22,6 +22,7 @@ class PausableServer:
         self._factory = factory
         self._backlog = backlog
         self._server: asyncio.Server | None = None
+        self._taken: set[asyncio.Task[object]] = set()
 
     @property
     def is_accepting(self) -> bool:
@@ -58,6 +59,19 @@ class PausableServer:
         return self.is_accepting
 
     def close(self) -> None:
-        """Accept no more, for good, and close this process's copy of the socket."""
+        """Accept nobody but those who wait already, and close this process's copy of the socket: the last close resets them."""
         self.pause()
+        loop = asyncio.get_running_loop()
+        with suppress(OSError):  # BlockingIOError: nobody waits
+            for _ in range(self._backlog):
+                sock, _ = self._sock.accept()
+                sock.setblocking(False)
+                task = loop.create_task(loop.connect_accepted_socket(self._factory, sock))
+                self._taken.add(task)
+                task.add_done_callback(self._taken.discard)
         self._sock.close()
+
+    @property
+    def pending(self) -> int:
+        """Connections that are accepted, but not yet in use."""
+        return len(self._taken)

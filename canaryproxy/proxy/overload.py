@@ -79,6 +79,11 @@ class Overload:
         return level
 
     @property
+    def parts(self) -> bool:
+        """Whether connections are closed after their next response. Not for their number: a flood would part us from the rest."""
+        return max(self._loop_lag.level, self._memory.level, self._files.level) > Level.NORMAL
+
+    @property
     def sheds(self) -> bool:
         """Whether new requests on kept connections are refused, too: they cost time and memory, but no connection."""
         return Level.FULL in (self._loop_lag.level, self._memory.level)

@@ -272,12 +272,20 @@ class Worker:
             self._trim_at = self.now + _TRIM_SECONDS
             trim_memory()
         self.is_full = overload.sheds
-        self.max_requests = 0 if level else limits.requests_per_connection
+        self.max_requests = 0 if overload.parts else limits.requests_per_connection
         self.keep_alive = keep_alive_timeout(self.timeouts.keep_alive, clients, self._most_clients)
+        if clients >= self._most_clients:
+            self._make_room()
         if level is Level.FULL or clients >= self._most_clients:
             self._listeners.pause()
         else:
             self._listeners.resume()
+
+    def _make_room(self) -> None:
+        """Close those who have been idle for longest, up to a tenth: whoever waits in the kernel's queue may want something."""
+        idle = sorted((d for d in self.downstreams if d.is_idle(self.now)), key=lambda d: d.deadline)
+        for downstream in idle[: max(1, self._most_clients // 10)]:
+            downstream.transport.close()
 
     # Leaving.
 

@@ -7,9 +7,12 @@ closed while its address is in use, for that would drop its accept queue; with f
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import socket
+import struct
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from canaryproxy.config.check_network import reaches
@@ -18,6 +21,18 @@ from canaryproxy.config.schema import Config
 from canaryproxy.errors import StartError
 
 BACKLOG = 4096
+_SO_ATTACH_FILTER = 26  # <asm-generic/socket.h>; Python has no name for it
+_DROP_ALL = struct.pack("HBBI", 6, 0, 0, 0)  # classic BPF: return 0
+
+
+def refuse_more(sock: socket.socket) -> None:
+    """Let nobody more into the accept queue, for every process that has this socket; who is in it can still be accepted.
+
+    The last close of a listening socket resets its queue: it must be empty by then, and stay so.
+    """
+    program = ctypes.create_string_buffer(_DROP_ALL)
+    with suppress(OSError):  # where it is forbidden, who comes between the last accept and the close is lost
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program)))
 
 
 def _bind(address: Address, *, reuse_port: bool) -> socket.socket:

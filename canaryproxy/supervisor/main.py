@@ -36,7 +36,7 @@ from canaryproxy.shared.slots import Slots
 from canaryproxy.store.sqlite import SqliteStore
 from canaryproxy.supervisor.child import Child, fork
 from canaryproxy.supervisor.estate import settle
-from canaryproxy.supervisor.listeners import Listeners, open_exclusive
+from canaryproxy.supervisor.listeners import Listeners, open_exclusive, refuse_more
 
 log = logging.getLogger("canaryproxy.supervisor")
 
@@ -378,7 +378,10 @@ class Supervisor:
             return
         log.warning("stopping: finishing what is in hand")
         self._stopping_until = time.monotonic() + grace
-        for sock in (*self._listeners.all(), *(self._former.all() if self._former else []), *self._admin_sockets):
+        serving = (*self._listeners.all(), *(self._former.all() if self._former else []))
+        for sock in serving:
+            refuse_more(sock)
+        for sock in (*serving, *self._admin_sockets):
             sock.close()
         for child in self._workers.values():
             self._dismiss(child)

@@ -419,7 +419,7 @@ def test_a_drain_over_tls(authority: Authority, issued: Issued) -> None:
     begun = threading.Event()
     context = client_side(authority)
     with (
-        plane(Origin(late), tls=section(issued), timeouts={"drain": "1s"}) as proxy,
+        plane(Origin(late), tls=section(issued), timeouts={"drain": "300ms"}) as proxy,
         secure(proxy, context) as busy,
         secure(proxy, context) as idle,
         socket.create_connection(("127.0.0.1", proxy.tls_port)),
@@ -637,10 +637,10 @@ def test_an_upstream_over_tls_that_hangs_up_at_reuse(authority: Authority, issue
 
     origin = Origin(once, tls=server_side(issued))
     with plane(origin, pool={"tls": {"ca": authority.ca}}) as proxy, proxy.client() as client:
-        for _ in range(60):
+        for _ in range(20):
             client.sendall(GET)
             assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
-        assert proxy.outcomes() == {Count.C2XX: 60}
+        assert proxy.outcomes() == {Count.C2XX: 20}
 
 
 def test_an_upstream_that_does_not_speak_tls(issued: Issued) -> None:

@@ -221,6 +221,15 @@ def test_lingering_takes_no_more_than_its_share_and_its_time(wire: Wire) -> None
     client.send(b"BAD\r\n\r\n", bytes(1_000_000))
     assert len(client._sent) >= 1_000_000 - 256 * 1024 - 65536
     assert not client.gone, "the answer may still be on its way"
+    wire.advance(0.9)
+    assert not client.gone
+    wire.advance(0.2)
+    assert client.gone, "who is not read is not noticed when he leaves"
+
+
+def test_a_client_that_sends_little_more_may_linger_for_longer(wire: Wire) -> None:
+    client = wire.client()
+    client.send(b"BAD\r\n\r\n", bytes(1_000))
     wire.advance(4)
     assert not client.gone
     wire.advance(2)
