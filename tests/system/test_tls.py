@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -707,7 +708,7 @@ def test_checks_over_tls(authority: Authority, issued: Issued, strangers: Author
     stranger = Origin(serve, tls=server_side(strangers.issue("localhost")))
     with plane(stranger, pool={"tls": {"ca": authority.ca}, "health": health}) as proxy:
         proxy.may_say("is down: 1 checks in a row failed, the last one: [SSL: CERTIFICATE_VERIFY_FAILED]")
-        eventually(lambda: "is down" in proxy.said())
+        eventually(lambda: re.search("pool v1: .* is down: ", proxy.said()))
         assert proxy.get().startswith(b"HTTP/1.1 503 ")
 
 

@@ -232,6 +232,19 @@ def test_connections_over_tls_that_have_gone_hold_no_memory(authority: Authority
         assert proxy.memory() - before < 3 * MIB
 
 
+def test_a_handshake_behind_a_proxy_header_may_fail() -> None:
+    """Its connection is lost before it was made: said in one line, not in a traceback."""
+
+    def speak_no_tls(sock: socket.socket) -> None:
+        sock.sendall(OK)
+        read_all(sock)
+
+    origin = Origin(speak_no_tls)
+    with plane(f"https://127.0.0.1:{origin.port}", pool={"send_proxy": "v1"}) as proxy:
+        proxy.may_say("WRONG_VERSION_NUMBER")
+        assert proxy.get().startswith(b"HTTP/1.1 502 ")
+
+
 # What the origin and the client send at the wrong time, or in one segment with something else.
 
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import uvloop
+from certificates import Authority
 
 from canaryproxy.config.upstreams import Pool as PoolConfig
 from canaryproxy.http1.proxy_protocol import build_v1
 from canaryproxy.proxy import health
 from canaryproxy.proxy.health import HealthChecks, Streak, Streams, open_stream, request
 from canaryproxy.proxy.pool import Pool, Server
-from tests.certificates import Authority
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
 UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
