@@ -163,6 +163,11 @@ class Exchange(Placement):
 
     def switch(self, connection: Upstream, head: ResponseHead, rest: bytes) -> None:
         """Join the two connections; `rest` came behind the 101. From here on only the tunnel's end is heard of."""
+        if connection.transport.is_closing():
+            return  # it was read from what a broken connection left: its loss is told next
+        if self.downstream.transport.is_closing():
+            self.client_gone()
+            return
         self.status, self.head_at, self.upstream = 101, monotonic(), None
         self.judge_by_head()
         connection.server.succeeded()
@@ -179,8 +184,7 @@ class Exchange(Placement):
         tunnel.start(rest, held)
 
     def _tunnel_ended(self, tunnel: Tunnel, to_upstream: int, to_client: int, who: Who) -> None:
-        del self.worker.tunnels[tunnel]
-        self.worker.release_address(self.downstream.peer)
+        self.worker.tunnel_ended(tunnel, self.downstream)
         self.body, self.bytes_out = RequestBody(keep=False), to_client
         self.body.received = to_upstream
         broken = who == "upstream" and tunnel.reason != "eof"

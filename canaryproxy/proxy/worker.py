@@ -197,13 +197,20 @@ class Worker:
         """A client has left."""
         if downstream in self.downstreams:
             self.downstreams.discard(downstream)
-            self.release_address(downstream.peer)
+            self._release(downstream.peer)
 
-    def release_address(self, peer: bytes) -> None:
+    def tunnel_ended(self, tunnel: Tunnel, downstream: Downstream) -> None:
+        """The connection that this client had made a tunnel of is gone."""
+        del self.tunnels[tunnel]
+        self._release(downstream.peer)
+
+    def _release(self, peer: bytes) -> None:
         """One connection fewer from this address."""
         count = self._addresses.pop(peer, 0) - 1
         if count > 0:
             self._addresses[peer] = count
+        if self.draining:
+            self._stop_if_done()
 
     def connect(self, exchange: Placement, server: Server) -> None:
         """Open a connection to this server and give it to the exchange."""
@@ -309,6 +316,9 @@ class Worker:
                 downstream.end_drain()
             for tunnel in list(self.tunnels):
                 tunnel.close("drain")
+        self._stop_if_done()
+
+    def _stop_if_done(self) -> None:
         if not self.downstreams and not self.tunnels and not self._listeners.pending:
             self._stopped.set()
 
