@@ -712,6 +712,21 @@ def test_checks_over_tls(authority: Authority, issued: Issued, strangers: Author
         assert proxy.get().startswith(b"HTTP/1.1 503 ")
 
 
+def test_a_worker_that_leaves_amid_checks_over_tls(authority: Authority, issued: Issued) -> None:
+    """A TLS connection that is just closing makes uvloop's loop fail to close: the worker would end with an error."""
+
+    def serve(sock: socket.socket) -> None:
+        while read_head(sock)[0]:
+            checked.set()
+            sock.sendall(OK)
+
+    for _ in range(5):
+        checked = threading.Event()
+        pool = {"tls": {"ca": authority.ca}, "health": {"path": "/healthy", "interval": "2ms"}}
+        with plane(Origin(serve, tls=server_side(issued)), pool=pool):
+            eventually(checked.is_set)
+
+
 def test_an_upstream_with_an_address(authority: Authority, issued: Issued) -> None:
     for certificate, is_right in ((authority.issue("127.0.0.1", file="address"), True), (issued, False)):
         origin = Origin(ok, tls=server_side(certificate))
