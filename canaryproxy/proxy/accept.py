@@ -112,6 +112,11 @@ class Listener:
             self._loop.remove_reader(self._sock)
             self._sock.close()
 
+    def give_up(self) -> None:
+        """Close what is in its header or handshake still: the drain is over."""
+        for newcomer in list(self._newcomers):
+            self._drop(newcomer, "drained")
+
     def sweep(self, now: float) -> None:
         """Close those whose header has not come in time (monotonic seconds); the loop itself times handshakes."""
         for newcomer in [one for one in self._newcomers if one.deadline <= now]:

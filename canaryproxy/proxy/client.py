@@ -13,7 +13,7 @@ from fcntl import ioctl
 from termios import FIONREAD
 from typing import TYPE_CHECKING
 
-from canaryproxy.proxy.tls import count_acknowledged
+from canaryproxy.proxy.tls import count_taken
 
 if TYPE_CHECKING:
     from canaryproxy.http1.proxy_protocol import Header
@@ -36,6 +36,7 @@ class Client(asyncio.BufferedProtocol):
         "_ingress",
         "_linger_left",
         "_pending",
+        "_taken",
         "_worker",
         "_write_paused",
         "_written",
@@ -59,7 +60,8 @@ class Client(asyncio.BufferedProtocol):
         #: Bytes to throw away still; -1 while the connection is in use.
         self._linger_left = -1
         self._write_paused = False
-        self._written = 0
+        #: What the client has taken of the response, and the upstream of the request, when that was last looked at.
+        self._written = self._taken = 0
 
     # Reading.
 
@@ -80,6 +82,8 @@ class Client(asyncio.BufferedProtocol):
     def pause_request(self) -> None:
         """Read no more of the request's body: the upstream cannot take it."""
         self._holding = True
+        if self.exchange is not None and self.exchange.upstream is not None:
+            self._taken = count_taken(self.exchange.upstream.transport)
         if not self.transport.is_closing():
             self.transport.pause_reading()
 
@@ -148,6 +152,11 @@ class Client(asyncio.BufferedProtocol):
 
     # What is known of it.
 
+    @property
+    def is_slow(self) -> bool:
+        """Whether it has yet to take what was written."""
+        return self._write_paused
+
     def is_idle(self, since: float) -> bool:
         """Whether no request is in hand, and none came after `since`, not even unread: closing would be a reset."""
         quiet = self.exchange is None and not self._pending and self._linger_left < 0
@@ -159,9 +168,17 @@ class Client(asyncio.BufferedProtocol):
             return False
         return bool(ioctl(sock.fileno(), FIONREAD, _ZERO) != _ZERO)
 
-    def _progress(self) -> int:
-        """A number that stays the same only while the client takes nothing."""
-        return count_acknowledged(self.transport) if self._ingress.tls else self.transport.get_write_buffer_size()
+    def _takes_on(self) -> bool:
+        """Whether the client has taken enough since the last look: as fast, on average, as a request's body must come."""
+        taken, timeouts = count_taken(self.transport), self._worker.timeouts
+        enough = taken - self._written >= max(1, timeouts.send_idle * self._worker.body_rate)
+        self._written = taken
+        return enough
+
+    def _upload_goes_on(self, upstream: asyncio.Transport) -> bool:
+        """Whether the upstream has taken anything of the request's body since the last look."""
+        before, self._taken = self._taken, count_taken(upstream)
+        return self._taken > before
 
     def proxy_source(self) -> tuple[bytes, int]:
         """The client's address and port, for a PROXY header."""

@@ -17,7 +17,7 @@ from canaryproxy.http1.reply import CONTINUE, reply
 from canaryproxy.proxy.client import Client
 from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.route import VARIANT_NAMES
-from canaryproxy.proxy.tls import set_buffer_limits
+from canaryproxy.proxy.tls import count_taken, set_buffer_limits
 from canaryproxy.routing.client import client_address
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Downstream(Client):
 
     def pause_writing(self) -> None:
         self._write_paused = True
-        self._written = self._progress()
+        self._written = count_taken(self.transport)
         self.deadline = self._worker.now + self._worker.timeouts.send_idle
         if self.exchange is not None and self.exchange.upstream is not None:
             self.exchange.upstream.transport.pause_reading()
@@ -258,7 +258,9 @@ class Downstream(Client):
         exchange = self.exchange
         self.exchange = None
         if keep_alive:
-            if not self._reading_heads and not self._write_paused:
+            if self._reading_heads:
+                self.deadline = self._worker.now + self._worker.timeouts.keep_alive
+            elif not self._write_paused:
                 self._next_request()
         elif self._pending or (exchange is not None and not exchange.request_done):
             self._linger()  # closing on what the client has sent would be a reset
@@ -274,7 +276,8 @@ class Downstream(Client):
 
     def _next_request(self) -> None:
         """Begin what was sent ahead, or wait for it."""
-        self.deadline = self._worker.now + self._worker.timeouts.keep_alive
+        if self._holding or not self._pending:  # else a head has begun, and its time runs
+            self.deadline = self._worker.now + self._worker.timeouts.keep_alive
         if self._holding:
             self._holding = False
             self.transport.resume_reading()
@@ -301,7 +304,7 @@ class Downstream(Client):
                 head_only=head_only,
                 date=self._worker.date,
                 retry_after=retry_after,
-                extra=extra,
+                extra=extra + (b"Connection: keep-alive\r\n" if keep_alive and line is not None and not line.minor else b""),
             )
         )
         if keep_alive:
@@ -324,9 +327,8 @@ class Downstream(Client):
         """The deadline has passed: find out whose turn it was, and end it."""
         exchange = self.exchange
         if self._write_paused:
-            progress = self._progress()
-            if progress != self._written:
-                self._written, self.deadline = progress, now + self._worker.timeouts.send_idle
+            if self._takes_on():
+                self.deadline = now + self._worker.timeouts.send_idle
             else:
                 self._call_off(b"c")
                 self.cut()
@@ -339,8 +341,13 @@ class Downstream(Client):
                 self.transport.abort() if self.transport.is_closing() else self._close()
         elif exchange.upstream is None:
             self.deadline = now + 1.0  # the connect, and the line for a server, have their own limits
-        elif exchange.request_done or not self.transport.is_reading():
-            exchange.response_overdue()  # a body that is not read is one that the upstream does not take
+        elif exchange.request_done:
+            exchange.response_overdue()
+        elif not self.transport.is_reading():  # because the upstream does not take it
+            if self._upload_goes_on(exchange.upstream.transport):
+                self.deadline = now + self._worker.timeouts.request_body_idle
+            else:
+                exchange.response_overdue()
         else:
             exchange.client_error(MessageError(408, "request_body_timeout"))
 

@@ -50,9 +50,11 @@ class Exchange(Placement):
         lines = downstream.forward_lines(self, self.variant, connection.server.authority)
         head = b"%b%bX-Request-ID: %b\r\n\r\n" % (self.line.start, lines, self.request_id)
         if body is None:
+            connection.sent_in = worker.turn
             worker.send(connection.transport, head)
         else:
             downstream.resume_request()  # before the write, which may pause it again
+            connection.sent_in = -1
             waiting, body.waiting = body.waiting, []
             connection.transport.writelines([head, *waiting])
             if self.framing.expect_continue and not self.request_done and not body.received:
@@ -198,11 +200,12 @@ class Exchange(Placement):
         self.upstream = None
         if self.status:
             self.response_broken()
-        elif answered or self.fresh or not self._may_be_sent_again():
+        elif answered or self.fresh or not (connection.sent_in == self.worker.turn or self._may_be_sent_again()):
             self._blame(connection.server, outcome.RESET)
             self._fail(outcome.RESET)
         else:
             connection.server.active -= 1
+            self.was_sent = self.was_sent or connection.sent_in != self.worker.turn
             self._counters.add_retry()
             if self.body is not None:
                 self.body.wait_again()
@@ -213,7 +216,7 @@ class Exchange(Placement):
 
     def response_invalid(self, reason: str) -> None:
         """The upstream's answer is not HTTP that can be passed on: 502, and never that connection again."""
-        failure = outcome.invalid(reason)
+        failure, self.status = outcome.invalid(reason), 0  # nothing of it was sent
         if self.upstream is not None:
             self._blame(self.upstream.server, failure)
         self._fail(failure)
@@ -234,9 +237,12 @@ class Exchange(Placement):
 
     def total_overdue(self) -> None:
         """The exchange as a whole takes longer than its route allows."""
-        if self.status:
+        if self.status and self.downstream.is_slow:
+            self.client_gone(b"c")
+            self.downstream.cut()
+        elif self.status:
             self.response_broken(b"sD")
-        elif self.request_done:
+        elif self.request_done or not self.downstream.transport.is_reading():
             self._fail(outcome.TOTAL_TIMEOUT)
         else:
             self.client_error(outcome.REQUEST_TIMEOUT)
@@ -259,7 +265,9 @@ class Exchange(Placement):
     def client_error(self, error: MessageError) -> None:
         """The request's body is malformed, too large, or does not come."""
         self._drop_upstream()
-        self._finish(Count.CLIENT_ERROR, b"cR" if error.status == 408 else b"CR", failed=False, error=error)
+        failed = self.status >= 500
+        count = Count.C5XX if failed else Count.CLIENT_ERROR
+        self._finish(count, b"cR" if error.status == 408 else b"CR", failed=failed, error=error)
         if self.status:
             self.downstream.cut()
         else:

@@ -68,10 +68,9 @@ class Listeners:
 
     def pause(self) -> None:
         """Leave those who come in the kernel's queue."""
-        if not self._paused:
-            self._paused = True
-            for listener in self._listeners:
-                listener.pause()
+        self._paused = True  # some may accept although others could not resume
+        for listener in self._listeners:
+            listener.pause()
 
     def resume(self) -> None:
         """Accept again, if that was paused."""
@@ -86,6 +85,12 @@ class Listeners:
                 listener.sweep(now)
         if self._contexts is not None:
             self._contexts.reload_if_changed(now)
+
+    def give_up(self) -> None:
+        """Close what has not come to HTTP yet: the drain is over."""
+        for listener in self._listeners:
+            if isinstance(listener, Listener):
+                listener.give_up()
 
     def close(self) -> None:
         """Accept no more."""

@@ -66,6 +66,7 @@ class Placement(ABC):
         "tries",
         "upgrade",
         "upstream",
+        "was_sent",
         # response
         "_chunk",
         "_keep_alive",
@@ -94,7 +95,7 @@ class Placement(ABC):
         self.extra = b""
         #: The protocol that the upstream is asked to change to, lower-case.
         self.upgrade: bytes | None = None
-        self.ended = self._by_head = self.fell_back = self._retrying = False
+        self.ended = self._by_head = self.fell_back = self._retrying = self.was_sent = False
         self.status = self.tries = self.bytes_out = 0
 
     # Start: who is it, and which variant.
@@ -162,7 +163,7 @@ class Placement(ABC):
 
     def _place(self) -> None:
         pool, now = self.pool, self.worker.now
-        server = pool.choose(now)
+        server = None if pool.waiting else pool.choose(now)  # nobody overtakes who waits
         if server is not None:
             self._try(server)
         elif not pool.wait(self, now):
@@ -178,15 +179,19 @@ class Placement(ABC):
 
     def queue_overdue(self) -> None:
         """It has waited for a server for too long, and has been taken out of the line."""
-        if not self._moved():
+        if self._moved():
+            return
+        if self.pool.usable:
             self._fail(outcome.QUEUE_TIMEOUT)
+        else:
+            self._unreachable(outcome.NO_SERVER)
 
     def _try(self, server: Server, *, fresh: bool = False) -> None:
         self.server = server
         server.active += 1
         self.tries += 1
         if self.worker.access_log is not None:
-            self.placed_at = monotonic()
+            self.placed_at, self.sent_at = monotonic(), 0.0
         connection = None
         if not fresh and (self.line.idempotent or server.idle_since > self.worker.now - _YOUNG):
             connection = server.take_idle()
@@ -223,7 +228,8 @@ class Placement(ABC):
 
     def _unreachable(self, failure: Failure) -> None:
         """No server of the variant takes the request, of which nothing was sent. Stable may answer for a canary (C6)."""
-        pool = fallback_pool(self.route, self.variant, self.pool) if failure.falls_back else None
+        falls_back = failure.falls_back and not self.was_sent
+        pool = fallback_pool(self.route, self.variant, self.pool) if falls_back else None
         if pool is None:
             self._fail(failure)
             return

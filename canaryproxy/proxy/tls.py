@@ -209,6 +209,14 @@ def set_buffer_limits(transport: Transport) -> None:
         transport.set_read_buffer_limits(high=1, low=0)  # type: ignore[attr-defined]  # uvloop's own
 
 
+def count_taken(transport: Transport) -> int:
+    """A number that grows by the bytes that the peer takes, whatever buffers lie between."""
+    sock = transport.get_extra_info("socket")
+    if getattr(sock, "family", None) in (socket.AF_INET, socket.AF_INET6):
+        return count_acknowledged(transport)
+    return -transport.get_write_buffer_size()
+
+
 def count_acknowledged(transport: Transport) -> int:
     """Bytes that the peer's kernel has taken so far: what tells a slow peer from a stalled one where buffers hide it.
 

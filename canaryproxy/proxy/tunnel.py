@@ -14,6 +14,8 @@ from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from canaryproxy.proxy.tls import count_taken
+
 if TYPE_CHECKING:
     from canaryproxy.proxy.worker import Worker
 
@@ -34,7 +36,7 @@ class End(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_tunnel",
-        "_unsent",
+        "_taken",
         "_worker",
         "ended",
         "half_closes",
@@ -57,7 +59,7 @@ class End(asyncio.BufferedProtocol):
         self.received = 0
         self.ended = False  # it has said that it will send no more
         self.lost = False
-        self._unsent = 0
+        self._taken = 0
         #: When the bytes that it does not take become its fault; never, if there are none.
         self.stalls_at = inf
 
@@ -88,9 +90,9 @@ class End(asyncio.BufferedProtocol):
         """Whether no byte was taken for `timeouts.send_idle`; if some were, the time begins anew."""
         if self.stalls_at > now:
             return False
-        before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
+        before, self._taken = self._taken, count_taken(self.transport)
         self.stalls_at = now + self._worker.timeouts.send_idle
-        return self._unsent >= before
+        return self._taken <= before
 
     def cut(self) -> None:
         """End with a reset, so that what was sent cannot be taken for whole."""
@@ -129,7 +131,7 @@ class End(asyncio.BufferedProtocol):
         return self.half_closes
 
     def pause_writing(self) -> None:
-        self._unsent = self.transport.get_write_buffer_size()
+        self._taken = count_taken(self.transport)
         self.stalls_at = self._worker.now + self._worker.timeouts.send_idle
         self._tunnel.look_at(self.stalls_at)
         self.peer.transport.pause_reading()

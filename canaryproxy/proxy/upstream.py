@@ -54,6 +54,7 @@ class Upstream(asyncio.BufferedProtocol):
         "exchange",
         "head_seen",
         "reusable",
+        "sent_in",
     )
 
     def __init__(self, worker: Worker, server: Server, address: Address | None = None) -> None:
@@ -75,6 +76,8 @@ class Upstream(asyncio.BufferedProtocol):
         self._interim = 0
         self.head_seen = False
         self.reusable = False
+        #: The worker's turn at whose end the request goes out; -1: it has gone out.
+        self.sent_in = -1
 
     # Called by the event loop.
 
@@ -93,6 +96,9 @@ class Upstream(asyncio.BufferedProtocol):
             return
         view = self._worker.read_view
         if not self.head_seen:
+            if self.sent_in == self._worker.turn:
+                self._ended(in_order=False)  # no answer: the request has not gone out yet (R4)
+                return
             self._read_head(exchange, bytes(view[:nbytes]))
         elif self._body is _LENGTH and _LARGE <= nbytes < self._remaining:
             self._remaining -= nbytes
@@ -132,6 +138,7 @@ class Upstream(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         if self.exchange is not None:
             self.exchange.downstream.resume_request()
+            self.exchange.downstream.await_response(self.exchange)
 
     # Called by the exchange.
 

@@ -73,6 +73,7 @@ class Worker:
         #: Of one connection; 0 while none is to be kept.
         self.max_requests = limits.requests_per_connection
         self.max_body = limits.request_body
+        self.body_rate = limits.body_rate
         self.keep_alive = config.timeouts.keep_alive
         #: New requests are refused.
         self.is_full = False
@@ -87,6 +88,8 @@ class Worker:
         self.ingress = self._listeners.plain
         self.recall = self.ingress.recall
         self.outbox: list[tuple[asyncio.Transport, bytes]] = []
+        #: Counts flushes: what was given to `send` since the last one has not gone out yet.
+        self.turn = 0
         self.replace_read_buffer()
         self.router, routes, self.pools = build_routes(config, segment, row, slots)
         self._slots = tuple(route.slot for route in routes)
@@ -155,6 +158,7 @@ class Worker:
     def flush(self) -> None:
         """Write what waits for the end of the turn now: before a connection is closed."""
         outbox, self.outbox = self.outbox, []
+        self.turn += 1
         for transport, data in outbox:
             if not transport.is_closing():
                 transport.write(data)
@@ -290,9 +294,10 @@ class Worker:
 
     def _make_room(self) -> None:
         """Close those who have been idle for longest, up to a tenth: whoever waits in the kernel's queue may want something."""
-        idle = sorted((d for d in self.downstreams if d.is_idle(self.now)), key=lambda d: d.deadline)
-        for downstream in idle[: max(1, self._most_clients // 10)]:
+        idle = [d for d in self.downstreams if d.is_idle(self.now) and not d.transport.is_closing()]
+        for downstream in sorted(idle, key=lambda d: d.deadline)[: max(1, self._most_clients // 10)]:
             downstream.transport.close()
+            downstream.deadline = self.now + _FAREWELL_SECONDS
 
     # Leaving.
 
@@ -302,16 +307,18 @@ class Worker:
             return
         self.draining = True
         self.max_requests = 0
-        self._drain_until = monotonic() + self.timeouts.drain
+        now = monotonic()
+        self._drain_until = now + self.timeouts.drain
         self._ack.set_state(WorkerState.DRAINING)
         self._listeners.close()
-        self._sweep_drain(monotonic())
+        self.call_soon(lambda: self._sweep_drain(now))  # whom the loop has accepted in this turn joins in first
 
     def _sweep_drain(self, now: float) -> None:
         for downstream in [d for d in self.downstreams if d.is_idle(now - _QUIET_SECONDS) and not d.transport.is_closing()]:
             downstream.transport.close()
             downstream.deadline = now + _FAREWELL_SECONDS
         if now >= self._drain_until:
+            self._listeners.give_up()
             for downstream in list(self.downstreams):
                 downstream.end_drain()
             for tunnel in list(self.tunnels):

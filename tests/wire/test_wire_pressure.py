@@ -145,9 +145,39 @@ def test_a_client_that_takes_a_little_is_not_cut(wire: Wire) -> None:
     wire.origin.send(HEAD % MEGABYTE + bytes(MEGABYTE))
     for _ in range(5):
         wire.advance(29)
-        client.take(1000)
+        client.take(20_000)
     assert not client.gone
     client.take()
+    assert wire.outcomes() == {Count.C2XX: 1}
+
+
+def test_a_client_that_takes_next_to_nothing_is_cut(wire: Wire) -> None:
+    """As slow as a request's body must not come (`limits.body_rate`): it would hold its place for ever."""
+    client = wire.client()
+    client.window = 0
+    client.send(GET)
+    wire.origin.send(HEAD % MEGABYTE + bytes(MEGABYTE))
+    for _ in range(3):
+        wire.advance(29)
+        client.take(1000)
+    assert client.was_reset
+    assert wire.outcomes() == {Count.CLIENT_GONE: 1}
+
+
+def test_an_upload_that_the_upstream_takes_slowly_is_nobody_s_fault(wire: Wire) -> None:
+    client = wire.client()
+    client.send(b"POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 300000\r\n\r\n")
+    origin = wire.origin
+    origin.window = 0
+    client.send(bytes(60_000))
+    for _ in range(4):
+        wire.advance(29)
+        origin.take(10_000)
+    assert not client.gone
+    origin.take()
+    client.send(bytes(240_000))
+    origin.send(OK)
+    assert client.read().endswith(b"ok")
     assert wire.outcomes() == {Count.C2XX: 1}
 
 

@@ -113,6 +113,7 @@ def test_open_files_are_counted_or_estimated(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_rss_is_read_and_goes_down_again() -> None:
+    trim_memory()
     before = read_rss()
     assert MIB < before < 1 << 40
     kept, blocks = [], []
