@@ -13,10 +13,12 @@ from fcntl import ioctl
 from termios import FIONREAD
 from typing import TYPE_CHECKING
 
+from canaryproxy.proxy.connect import NOWHERE
 from canaryproxy.proxy.tls import count_taken
 
 if TYPE_CHECKING:
     from canaryproxy.http1.proxy_protocol import Header
+    from canaryproxy.proxy.connect import Ends
     from canaryproxy.proxy.exchange import Exchange
     from canaryproxy.proxy.ingress import Ingress
     from canaryproxy.proxy.worker import Worker
@@ -180,9 +182,10 @@ class Client(asyncio.BufferedProtocol):
         before, self._taken = self._taken, count_taken(upstream)
         return self._taken > before
 
-    def proxy_source(self) -> tuple[bytes, int]:
-        """The client's address and port, for a PROXY header."""
-        if self._header is not None and self._header.source is not None:
-            return self.peer, self._header.source_port
-        peer = self.transport.get_extra_info("peername")
-        return self.peer, int(peer[1]) if peer else 0
+    def ends(self) -> Ends:
+        """Where this connection comes from and where it arrived, for a PROXY header (proxy-protocol.txt section 2)."""
+        if self.transport.is_closing():
+            return NOWHERE
+        peer, here = (self.transport.get_extra_info(name) or ("", 0) for name in ("peername", "sockname"))
+        port = int(peer[1]) if self._header is None or self._header.source is None else self._header.source_port
+        return self.peer, port, str(here[0]).encode(), int(here[1])

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from canaryproxy.config.quantities import Address
 from canaryproxy.http1.proxy_protocol import build_v1, build_v2
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("canaryproxy.worker")
 
+#: Address and port of where a client's connection comes from, and of where it arrived.
+Ends: TypeAlias = tuple[bytes, int, bytes, int]
+NOWHERE: Final[Ends] = (b"", 0, b"", 0)
 _BUILD: Final = {"v1": build_v1, "v2": build_v2}
 #: For the answer to our close_notify; whoever keeps it back keeps a socket of ours.
 _TLS_SHUTDOWN_SECONDS: Final = 2.0
@@ -37,6 +40,8 @@ class Connector:
     def __init__(self, worker: Worker, pools: Iterable[Pool]) -> None:
         """Raises OSError if a file for TLS cannot be used."""
         self._worker = worker
+        #: What was said of servers that are not trusted: once, until it is something else.
+        self._untrusted: dict[Server, str] = {}
         self._tls = {pool.name: UpstreamContext(pool.config.tls) for pool in pools if any(server.tls for server in pool.servers)}
 
     def reload_if_changed(self, now: float) -> None:
@@ -48,20 +53,23 @@ class Connector:
         """A connection for a health check, which names no client. Raises OSError."""
         tls = self._tls_of(server)
         context, name = (tls.context, tls.server_name(server.host)) if tls is not None else (None, "")
-        return await open_stream(server, seconds, context, name, self._preface(server, None, b"", 0))
+        return await open_stream(server, seconds, context, name, self._preface(server, NOWHERE))
 
-    async def open(self, server: Server, source: tuple[bytes, int]) -> Upstream | Failure:
-        """A new connection to this server for a client of that address and port, or why there is none."""
+    async def open(self, server: Server, ends: Ends) -> Upstream | Failure:
+        """A new connection to this server for a client whose own has these ends, or why there is none."""
         seconds = self._worker.timeouts.connect
         try:
             async with asyncio.timeout(seconds):
                 if server.path:
-                    return await self._connect(server, None, source)
-                return await connect_in_turn(server, seconds, lambda address: self._connect(server, address, source))
+                    opened = await self._connect(server, None, ends)
+                else:
+                    opened = await connect_in_turn(server, seconds, lambda address: self._connect(server, address, ends))
+            self._untrusted.pop(server, None)
+            return opened
         except TimeoutError:
             return outcome.CONNECT_TIMEOUT
         except ssl.SSLError as error:
-            log.warning("%s: %s", server.name, error.reason or error)
+            self._complain(server, error.reason or str(error))
             return outcome.NOT_TRUSTED
         except OSError as error:
             return outcome.NO_CONNECTION_LEFT if error.errno in OUR_OWN_WANT else outcome.REFUSED
@@ -69,8 +77,13 @@ class Connector:
             log.exception("cannot connect to %s", server.name)
             return outcome.REFUSED
 
-    async def _connect(self, server: Server, address: Address | None, source: tuple[bytes, int]) -> Upstream:
-        preface = self._preface(server, address, *source)
+    def _complain(self, server: Server, why: str) -> None:
+        if self._untrusted.get(server) != why:
+            self._untrusted[server] = why
+            log.warning("%s: %s", server.name, why)
+
+    async def _connect(self, server: Server, address: Address | None, ends: Ends) -> Upstream:
+        preface = self._preface(server, ends)
         loop = asyncio.get_running_loop()
         upstream = Upstream(self._worker, server, address)
         tls = self._tls_of(server)
@@ -102,10 +115,8 @@ class Connector:
     def _tls_of(self, server: Server) -> UpstreamContext | None:
         return self._tls[server.pool.name] if server.tls else None
 
-    def _preface(self, server: Server, address: Address | None, source: bytes, port: int) -> bytes:
+    @staticmethod
+    def _preface(server: Server, ends: Ends) -> bytes:
         """The PROXY header that the connection begins with, if the pool wants one."""
         version = server.pool.config.send_proxy
-        if not version:
-            return b""
-        host, to = address or ("", 0)
-        return _BUILD[version](source, port, host.encode(), to)
+        return _BUILD[version](*ends) if version else b""

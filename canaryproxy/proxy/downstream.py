@@ -17,7 +17,7 @@ from canaryproxy.http1.reply import CONTINUE, reply
 from canaryproxy.proxy.client import Client
 from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.route import VARIANT_NAMES
-from canaryproxy.proxy.tls import count_taken, set_buffer_limits
+from canaryproxy.proxy.tls import count_taken, let_go, set_buffer_limits
 from canaryproxy.routing.client import client_address
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class Downstream(Client):
     def connection_lost(self, exc: Exception | None) -> None:
         self._worker.part(self)
         self._call_off()
+        let_go(self.transport)
 
     def eof_received(self) -> bool:
         exchange = self.exchange

@@ -74,6 +74,8 @@ class HealthChecks:
         self._connect = connect
         self._draw = draw
         self._tasks: list[asyncio.Task[None]] = []
+        #: Of each server, the connection of its last check, which may still say goodbye.
+        self._leaving: dict[Server, asyncio.WriteTransport] = {}
 
     def start(self, pools: Iterable[Pool]) -> None:
         """Check the servers of all pools that say how."""
@@ -91,6 +93,14 @@ class HealthChecks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        for server in list(self._leaving):
+            self._part(server)
+
+    def _part(self, server: Server) -> None:
+        """Cut the last check's connection if it is still there: uvloop cannot close a loop in which TLS is saying goodbye."""
+        transport = self._leaving.pop(server, None)
+        if transport is not None:
+            transport.abort()
 
     async def _watch(self, server: Server, rule: Health) -> None:
         streak = Streak(rule.fall, rule.rise)
@@ -105,6 +115,7 @@ class HealthChecks:
     async def check(self, server: Server, rule: Health) -> str | None:
         """What is wrong with the server, or "" if nothing is; None if that cannot be found out, for want of our own."""
         writer = None
+        self._part(server)
         try:
             async with asyncio.timeout(rule.timeout):
                 reader, writer = await self._connect(server, rule.timeout)
@@ -128,6 +139,7 @@ class HealthChecks:
         finally:
             if writer is not None:
                 writer.close()
+                self._leaving[server] = writer.transport
 
 
 def _turn(server: Server, rule: Health, wrong: str) -> None:

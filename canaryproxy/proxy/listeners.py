@@ -24,10 +24,12 @@ _NOWHERE: Final = Address("", 0)
 class Listeners:
     """Where clients arrive. `plain` are the rules of those who come in the clear."""
 
-    def __init__(self, worker: Worker, config: Config) -> None:
-        """Raises OSError if a certificate cannot be used."""
+    def __init__(self, worker: Worker, config: Config, max_files: int) -> None:
+        """`max_files` is RLIMIT_NOFILE. Raises OSError if a certificate cannot be used."""
         self._worker = worker
         self._config = config
+        # Of the files, 80 % are for clients (`proxy.worker`), and some for upstreams: silence must not take the rest.
+        self._most_pending = max(1, min(config.limits.tls_handshakes, max_files // 10))
         self.plain = build_ingress(config, config.listen or _NOWHERE, tls=False)
         self._contexts = DownstreamContexts(config.tls) if config.tls else None
         self._listeners: list[PausableServer | Listener] = []
@@ -58,7 +60,7 @@ class Listeners:
             context=(lambda: contexts.context) if contexts is not None else None,
             handshake_timeout=config.tls.handshake_timeout if config.tls else 0.0,
             shutdown_timeout=config.timeouts.send_idle,  # it covers what is still unsent
-            limit=config.limits.tls_handshakes,
+            limit=self._most_pending,
         )
 
     @property

@@ -177,6 +177,11 @@ class Placement(ABC):
         if not self._moved():
             self._try(server)
 
+    def still_waiting(self) -> None:
+        """Twice a second: leave the line if the user belongs elsewhere by now, or if no server is left to wait for."""
+        if not self._moved() and not self.pool.usable:
+            self._unreachable(outcome.NO_SERVER)
+
     def queue_overdue(self) -> None:
         """It has waited for a server for too long, and has been taken out of the line."""
         if self._moved():

@@ -88,6 +88,8 @@ class Sweep:
             worker.say(event)
         for exchange in pool.expired(now, worker.timeouts.queue):
             exchange.queue_overdue()
+        for exchange in list(pool.waiting):
+            exchange.still_waiting()
         while (admitted := pool.next_waiting(now)) is not None:
             exchange, server = admitted
             exchange.admitted(server)

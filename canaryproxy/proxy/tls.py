@@ -11,7 +11,7 @@ import os
 import socket
 import ssl
 import sys
-from asyncio import Transport
+from asyncio import BufferedProtocol, Transport
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
@@ -194,6 +194,8 @@ def _client_context(settings: UpstreamTls) -> ssl.SSLContext:
 
 # What is different with uvloop 0.23.
 
+_NOBODY: Final = BufferedProtocol()
+
 
 def set_buffer_limits(transport: Transport) -> None:
     """Have the protocol paused as soon as bytes wait to be sent, TLS or not.
@@ -215,6 +217,16 @@ def count_taken(transport: Transport) -> int:
     if getattr(sock, "family", None) in (socket.AF_INET, socket.AF_INET6):
         return count_acknowledged(transport)
     return -transport.get_write_buffer_size()
+
+
+def let_go(transport: Transport) -> None:
+    """Have a transport whose connection is lost forget its protocol.
+
+    Over TLS it would keep that one's methods, and both would keep 256 KiB of buffers until a full collection of garbage, which a
+    worker hardly ever has: 1000 clients that had gone held 212 MiB.
+    """
+    if transport.get_extra_info("ssl_object") is not None:
+        transport.set_protocol(_NOBODY)
 
 
 def count_acknowledged(transport: Transport) -> int:

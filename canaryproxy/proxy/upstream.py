@@ -17,7 +17,7 @@ from canaryproxy.http1.chunked import ChunkedReader
 from canaryproxy.http1.framing import Body
 from canaryproxy.http1.head import MessageError
 from canaryproxy.http1.response import ResponseHead, switches_protocol
-from canaryproxy.proxy.tls import set_buffer_limits
+from canaryproxy.proxy.tls import let_go, set_buffer_limits
 
 if TYPE_CHECKING:
     from canaryproxy.config.quantities import Address
@@ -111,9 +111,12 @@ class Upstream(asyncio.BufferedProtocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if not self.transport:  # lost in the handshake behind a PROXY header, before it was made: the connector knows
+            return
         if exc is not None and self.transport.get_extra_info("ssl_object") is None:
             self._read_rest()
         self._ended(in_order=False)  # an end in order is told by eof_received; without one, TLS was cut off
+        let_go(self.transport)
 
     def _ended(self, *, in_order: bool) -> None:
         exchange, self.exchange = self.exchange, None

@@ -26,7 +26,7 @@ from canaryproxy.config.schema import Config
 from canaryproxy.http1.forward import request_ids
 from canaryproxy.http1.head import MessageError
 from canaryproxy.proxy.accesslog import check_path
-from canaryproxy.proxy.connect import Connector
+from canaryproxy.proxy.connect import NOWHERE, Connector
 from canaryproxy.proxy.downstream import Downstream
 from canaryproxy.proxy.exchange import Exchange
 from canaryproxy.proxy.health import HealthChecks
@@ -84,7 +84,8 @@ class Worker:
         self._config = config
         self._trusted = [ipaddress.ip_network(network) for network in config.trusted_proxies]
         self._addresses: dict[bytes, int] = {}
-        self._listeners = Listeners(self, config)
+        max_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._listeners = Listeners(self, config, max_files)
         self.ingress = self._listeners.plain
         self.recall = self.ingress.recall
         self.outbox: list[tuple[asyncio.Transport, bytes]] = []
@@ -95,7 +96,6 @@ class Worker:
         self._slots = tuple(route.slot for route in routes)
         self._ack = AckRow(segment, row)
         self._tasks: set[asyncio.Task[None]] = set()
-        max_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most_clients = min(limits.client_connections, int(0.8 * max_files))
         self._overload = Overload(limits, max_files)
         self._lag = self._trim_at = 0.0
@@ -221,8 +221,8 @@ class Worker:
         self._spawn(self._connect(exchange, server))
 
     async def _connect(self, exchange: Placement, server: Server) -> None:
-        source = exchange.downstream.proxy_source() if server.pool.config.send_proxy else (b"", 0)
-        opened = await self._connector.open(server, source)
+        ends = exchange.downstream.ends() if server.pool.config.send_proxy else NOWHERE
+        opened = await self._connector.open(server, ends)
         if isinstance(opened, Failure):
             exchange.connect_failed(opened)
         else:
@@ -309,8 +309,8 @@ class Worker:
         self.max_requests = 0
         now = monotonic()
         self._drain_until = now + self.timeouts.drain
-        self._ack.set_state(WorkerState.DRAINING)
         self._listeners.close()
+        self._ack.set_state(WorkerState.DRAINING)
         self.call_soon(lambda: self._sweep_drain(now))  # whom the loop has accepted in this turn joins in first
 
     def _sweep_drain(self, now: float) -> None:

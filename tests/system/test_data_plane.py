@@ -494,6 +494,7 @@ def test_a_worker_among_people_who_behave_badly() -> None:
                     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
     with plane(Origin(moody), Origin(moody), canary=[Origin(moody)]) as proxy:
+        proxy.may_say("is ejected: ")
         proxy.board.publish(0, 5_000, swapped=False, salt=1)
         clients = [threading.Thread(target=behave_badly, args=(seed,)) for seed in range(8)]
         for client in clients:

@@ -595,3 +595,28 @@ def test_a_drain_ends_in_time_whoever_takes_nothing(leaving: Wire, stuck: str) -
     assert not end.gone, "what is unsent has a little time"
     pass_time(leaving, 1)
     assert (client.gone, origin.gone, leaving.worker._stopped.is_set()) == (True, True, True)
+
+
+async def test_a_drain_waits_for_connections_that_are_being_made(leaving: Wire) -> None:
+    """Their clients may have left. One that comes after the worker's end stays open, and uvloop waits for it for ever."""
+    may_connect = asyncio.Event()
+    leaving.worker._spawn(wait_for(may_connect))
+    leaving.worker.drain()
+    assert not leaving.worker._stopped.is_set()
+    may_connect.set()
+    await asyncio.wait_for(leaving.worker._stopped.wait(), 5)
+
+
+async def test_a_drain_does_not_wait_for_them_beyond_its_deadline(leaving: Wire) -> None:
+    leaving.worker._spawn(wait_for(asyncio.Event()))
+    leaving.worker.drain()
+    pass_time(leaving, 4.5)
+    await asyncio.sleep(0)
+    assert not leaving.worker._stopped.is_set()
+    pass_time(leaving, 0.5)
+    await asyncio.wait_for(leaving.worker._stopped.wait(), 5)
+
+
+async def wait_for(event: asyncio.Event) -> None:
+    """Wait for it."""
+    await event.wait()
