@@ -241,7 +241,12 @@ class Worker:
         """Run work beside the callbacks, kept alive until it is done. Connections are opened so, requests are not."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self.draining:
+            self._stop_if_done()
 
     # The coarse timer.
 
@@ -319,6 +324,8 @@ class Worker:
             downstream.deadline = now + _FAREWELL_SECONDS
         if now >= self._drain_until:
             self._listeners.give_up()
+            for task in self._tasks:
+                task.cancel()
             for downstream in list(self.downstreams):
                 downstream.end_drain()
             for tunnel in list(self.tunnels):
@@ -326,7 +333,8 @@ class Worker:
         self._stop_if_done()
 
     def _stop_if_done(self) -> None:
-        if not self.downstreams and not self.tunnels and not self._listeners.pending:
+        # A connection that came after the end would stay open, and uvloop waits for it for ever: hence the tasks.
+        if not self.downstreams and not self.tunnels and not self._listeners.pending and not self._tasks:
             self._stopped.set()
 
 
