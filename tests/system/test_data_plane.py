@@ -393,7 +393,8 @@ def test_an_error_is_seen_by_a_client_that_sends_on() -> None:
         assert read_all(client) == b"", "in order, not with a reset"
 
 
-def test_a_draining_worker_finishes_what_it_has_begun() -> None:
+def test_a_draining_worker_finishes_what_it_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("canaryproxy.proxy.worker._QUIET_SECONDS", 0.3)
     def late(sock: socket.socket) -> None:
         while read_head(sock)[0]:
             begun.set()
@@ -402,7 +403,7 @@ def test_a_draining_worker_finishes_what_it_has_begun() -> None:
 
     begun, draining = threading.Event(), threading.Event()
     with plane(Origin(late)) as proxy, proxy.client() as busy, proxy.client() as idle:
-        time.sleep(1.1)  # a connection counts as idle after a second
+        time.sleep(0.5)  # for as long a connection is not closed as idle
         busy.sendall(GET)
         eventually(begun.is_set)
         os.kill(proxy.pid, signal.SIGTERM)
