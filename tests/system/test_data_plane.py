@@ -395,6 +395,7 @@ def test_an_error_is_seen_by_a_client_that_sends_on() -> None:
 
 def test_a_draining_worker_finishes_what_it_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("canaryproxy.proxy.worker._QUIET_SECONDS", 0.3)
+
     def late(sock: socket.socket) -> None:
         while read_head(sock)[0]:
             begun.set()
