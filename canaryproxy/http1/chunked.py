@@ -16,8 +16,6 @@ from canaryproxy.http1.head import MessageError, has_bad_byte, is_identity
 CHUNK_END: Final = b"\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
-_EXTENSIONS_LIMIT = 4096  # bytes in one message (Go has had a limit since CVE-2023-39326)
-_TRAILERS_LIMIT = 8192  # bytes
 _QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"'
 _EXTENSION = rb";" + TOKEN + rb"++(?:=(?:" + TOKEN + rb"++|" + _QUOTED + rb"))?"
 _size_line = re.compile(rb"([0-9A-Fa-f]{1,16}+)((?:" + _EXTENSION + rb")*+)\r\n").match
@@ -36,10 +34,17 @@ class ChunkedReader:
     Once `done`, `trailers` are the fields after the last chunk that may be passed on, and `rest` is what came after the message.
     """
 
-    __slots__ = ("_extensions", "_in_trailers", "_left", "_line_end_due", "_unread", "_upstream", "done", "rest", "trailers")
+    __slots__ = (
+        *("_extensions", "_extensions_limit", "_trailers_limit"),
+        *("_in_trailers", "_left", "_line_end_due", "_unread", "_upstream", "done", "rest", "trailers"),
+    )
 
-    def __init__(self, *, upstream: bool = False) -> None:
-        """`upstream`: the body of a response, so errors are 502."""
+    def __init__(self, *, upstream: bool = False, extensions: int = 4096, trailers: int = 8192) -> None:
+        """`upstream`: the body of a response, so errors are 502. The others are limits of one message in bytes.
+
+        Extensions are limited since they were used to have much read for nothing (Go, CVE-2023-39326).
+        """
+        self._extensions_limit, self._trailers_limit = extensions, trailers
         self.done = False
         self.trailers: list[tuple[bytes, bytes]] = []
         self.rest = b""
@@ -87,11 +92,11 @@ class ChunkedReader:
             return self._read_trailers(data, at)
         line = _size_line(data, at)
         if line is None:
-            unfinished = _unfinished_size_line(data, at) and len(data) - at <= _EXTENSIONS_LIMIT + 18
+            unfinished = _unfinished_size_line(data, at) and len(data) - at <= self._extensions_limit + 18
             return at if unfinished else self._error(400, "bad_chunk_size")
         digits, extensions = line.groups()
         self._extensions += len(extensions)
-        if self._extensions > _EXTENSIONS_LIMIT:
+        if self._extensions > self._extensions_limit:
             return self._error(400, "chunk_extensions_too_large")
         self._left = int(digits, 16)
         self._in_trailers = not self._left
@@ -104,9 +109,9 @@ class ChunkedReader:
             last = data.find(b"\r\n\r\n", at)
             stop = last + 2 if last >= 0 else -1
         end = len(data) if stop < 0 else stop
-        if has_bad_byte(data[at : min(end, at + _TRAILERS_LIMIT)]):  # first, as if it had come byte by byte
+        if has_bad_byte(data[at : min(end, at + self._trailers_limit)]):  # first, as if it had come byte by byte
             return self._error(400, "bad_trailer")
-        if end - at > _TRAILERS_LIMIT:
+        if end - at > self._trailers_limit:
             return self._error(431, "trailers_too_large")
         if stop < 0:
             return at

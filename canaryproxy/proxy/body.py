@@ -7,29 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-#: A body up to this size is kept, so that its request can be sent again.
-REPLAY_LIMIT = 65536
-
 
 class RequestBody:
     """`received` are the body's own bytes so far; `seconds` how long the client took to send it, no part of the latency."""
 
-    __slots__ = ("_replay", "awaited", "received", "seconds", "waiting")
+    __slots__ = ("_limit", "_replay", "awaited", "received", "seconds", "waiting")
 
-    def __init__(self, *, keep: bool) -> None:
-        """`keep`: the request may be sent twice."""
+    def __init__(self, keep: int | None) -> None:
+        """`keep`: up to so many bytes are kept, so that the request can be sent again; None: it may not be sent twice."""
+        self._limit = keep or 0
         self.received = 0
         self.seconds = 0.0
         #: Seconds in which the client could have sent more, as the sweep has seen them.
         self.awaited = 0.0
         self.waiting: list[bytes] = []
-        self._replay: bytearray | None = bytearray() if keep else None
+        self._replay: bytearray | None = None if keep is None else bytearray()
 
     def add(self, pieces: Sequence[bytes], size: int) -> None:
         """Take note of `pieces`, framed as they go to the upstream; `size` of their bytes are the body's own."""
         self.received += size
         if self._replay is not None:
-            if self.received > REPLAY_LIMIT:
+            if self.received > self._limit:
                 self._replay = None
             else:
                 self._replay += b"".join(pieces)

@@ -164,7 +164,7 @@ class Downstream(Client):
             exchange.start()
             return data[end:] if len(data) > end else b""
         self._remaining = framing.length
-        self._chunked = ChunkedReader() if framing.body is _CHUNKED else None
+        self._chunked = ChunkedReader(**worker.chunk_limits) if framing.body is _CHUNKED else None
         exchange.start()
         rest = data[end:]
         return self._read_body(exchange, rest) if rest else b""

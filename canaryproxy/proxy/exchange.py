@@ -187,7 +187,7 @@ class Exchange(Placement):
 
     def _tunnel_ended(self, tunnel: Tunnel, to_upstream: int, to_client: int, who: Who) -> None:
         self.worker.tunnel_ended(tunnel, self.downstream)
-        self.body, self.bytes_out = RequestBody(keep=False), to_client
+        self.body, self.bytes_out = RequestBody(None), to_client
         self.body.received = to_upstream
         broken = who == "upstream" and tunnel.reason != "eof"
         self._finish(Count.TRUNCATED if broken else Count.INFORMATIONAL, outcome.TUNNEL_ENDS[who], failed=broken)

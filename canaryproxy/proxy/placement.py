@@ -87,7 +87,7 @@ class Placement(ABC):
             self.body: RequestBody | None = None
         else:
             self.request_done = False
-            self.body = RequestBody(keep=line.idempotent)
+            self.body = RequestBody(worker.replay_body if line.idempotent else None)
         self.started = monotonic()
         self.upstream: Upstream | None = None
         self.server: Server | None = None

@@ -29,8 +29,6 @@ _NONE, _LENGTH, _CHUNKED, _UNTIL_CLOSE = Body  # an enum's attributes are slow t
 
 #: From this size on, body bytes go on without a copy.
 _LARGE = 16 * 1024
-#: Interim responses that one response may be preceded by (R5).
-MAX_INTERIM = 8
 
 
 class Upstream(asyncio.BufferedProtocol):
@@ -201,7 +199,7 @@ class Upstream(asyncio.BufferedProtocol):
                 else:
                     exchange.response_invalid("upstream_bad_upgrade")
                 return
-            if self._interim > MAX_INTERIM:
+            if self._interim > self._worker.max_interim:
                 exchange.response_invalid("upstream_too_many_interim")
                 return
             exchange.interim_response(head)
@@ -218,7 +216,7 @@ class Upstream(asyncio.BufferedProtocol):
         self.head_seen = True
         self._remaining = head.length
         if body is _CHUNKED:
-            self._chunked = ChunkedReader(upstream=True)
+            self._chunked = ChunkedReader(upstream=True, **self._worker.chunk_limits)
         if body is _NONE:
             if data:
                 self.reusable = False

@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from email.utils import formatdate
 from secrets import token_hex
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import uvloop
 
@@ -63,6 +63,13 @@ _TOO_MANY: Final = MessageError(503, "too_many_connections")
 _TOO_MANY_OF_ONE: Final = MessageError(503, "too_many_connections_of_one_client")
 
 
+class ChunkLimits(TypedDict):
+    """Of a chunked message, in bytes."""
+
+    extensions: int
+    trailers: int
+
+
 class Worker:
     """What the connections of this process share."""
 
@@ -74,6 +81,9 @@ class Worker:
         self.max_requests = limits.requests_per_connection
         self.max_body = limits.request_body
         self.body_rate = limits.body_rate
+        self.max_interim = limits.interim_responses
+        self.replay_body = limits.replay_body
+        self.chunk_limits: ChunkLimits = {"extensions": limits.chunk_extensions, "trailers": limits.trailers}
         self.keep_alive = config.timeouts.keep_alive
         #: New requests are refused.
         self.is_full = False
