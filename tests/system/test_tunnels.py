@@ -35,6 +35,8 @@ SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: w
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 _RESET = struct.pack("ii", 1, 0)
 _SECONDS = 5.0
+#: So many that of each third of the users, whatever the salt, there are some among them.
+_USERS = 40
 
 
 # WebSocket, by `websockets` on both sides.
@@ -502,14 +504,14 @@ async def test_tunnels_in_a_reload_and_a_rollback(product: Product) -> None:
         await product.start()
         await product.verb("start")
         await product.set_weight("60%")
-        old = await stack.enter_async_context(users(product, 12))
+        old = await stack.enter_async_context(users(product, _USERS))
         await product.reload()
-        new = await stack.enter_async_context(users(product, 12))
+        new = await stack.enter_async_context(users(product, _USERS))
         assert [user.version for user in new] == [user.version for user in old]
         assert all([await user.is_served() for user in old])
 
         await product.set_weight("30%")
-        async with users(product, 12) as now:
+        async with users(product, _USERS) as now:
             versions = [user.version for user in now]
         leaving = [user for user, version in zip(old + new, versions * 2, strict=True) if user.version != version]
         staying = [user for user in old + new if user not in leaving]
