@@ -271,6 +271,7 @@ def test_nobody_answers_the_connect(deaf: int) -> None:
 
 def test_the_second_server_is_tried(deaf: int) -> None:
     with plane(deaf, Origin(ok), timeouts={"connect": "100ms"}) as proxy:
+        proxy.may_say("is ejected: ")
         for _ in range(8):
             assert proxy.get().endswith(b"ok")
         assert proxy.outcomes() == {Count.C2XX: 8}

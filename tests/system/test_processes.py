@@ -45,13 +45,12 @@ async def test_a_killed_worker_takes_only_its_own_requests_with_it(product: Prod
         others = {client.local_port for client in traffic.clients} - its
         os.kill(victim, signal.SIGKILL)
         await replaced(product, victim)  # within a second, on a machine that has the time
-        back = time.monotonic()
         await traffic.more(200)
     assert its
     assert others
     assert suffering(traffic) & others == set()
     assert len(traffic.failures) <= len(its) + 2
-    assert all(request.began < back for request in traffic.failures)
+    assert not any(request.failed for request in traffic.requests[-100:])
     after = await settled(product)
     assert all(after[key] >= count for key, count in before.items())
     answered = sum(count for (_, outcome), count in after.items() if outcome == "c2xx")
