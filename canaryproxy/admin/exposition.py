@@ -25,6 +25,11 @@ from canaryproxy.stats import histogram
 _EDGES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 #: For each bucket of the ledger, the bucket of the page.
 _COARSE = tuple(bisect_left(_EDGES, histogram.upper_edge_us(bucket) / 1e6) for bucket in range(histogram.COUNT))
+_REFUSED = (
+    ("tls_handshake", Ack.REFUSED_TLS),
+    ("proxy_protocol", Ack.REFUSED_PROXY_PROTOCOL),
+    ("too_many_handshakes", Ack.REFUSED_TOO_MANY),
+)
 _VARIANTS = (("stable", STABLE), ("canary", CANARY))
 
 
@@ -51,6 +56,7 @@ class LedgerCollector(Collector):
         yield from self._requests(routes)
         yield from _rollouts(routes)
         yield self._workers()
+        yield self._refused()
         yield CounterMetricFamily("canaryproxy_ticks", "Seconds that were judged.", value=controller.ticks)
         info = GaugeMetricFamily("canaryproxy_build_info", "Always 1.", labels=("version",))
         info.add_metric((canaryproxy.__version__,), 1)
@@ -79,6 +85,15 @@ class LedgerCollector(Collector):
         states = [board.worker(worker, Ack.STATE) for worker in board.serving()]
         for state in (WorkerState.SERVING, WorkerState.DRAINING):
             family.add_metric((state.name.lower(),), states.count(state))
+        return family
+
+    def _refused(self) -> Metric:
+        family = CounterMetricFamily(
+            "canaryproxy_refused_connections", "Connections closed before a request, by what failed.", labels=("reason",)
+        )
+        board = self._controller.board
+        for name, word in _REFUSED:
+            family.add_metric((name,), sum(board.worker(worker, word) for worker in board.all_workers()))
         return family
 
 

@@ -27,7 +27,7 @@ _BLUE_GREEN = "that is a sped-up blue-green, not a canary"
 
 #: Names of cookie attributes (RFC 6265 section 4.1.1, RFC 2109): parsers take them for attributes.
 _COOKIE_ATTRIBUTES = frozenset({"path", "domain", "expires", "max-age", "secure", "httponly", "samesite", "version", "comment"})
-#: RFC 6265bis section 4.1.3: refused by browsers unless Secure, and the proxy's cookie is not.
+#: RFC 6265bis section 4.1.3: refused by browsers unless Secure, which the proxy's cookie is where it is issued over TLS.
 _COOKIE_PREFIXES = ("__secure-", "__host-")
 #: Fields of the message or the connection, and our own: none of them says who the user is.
 _NOT_A_USER = frozenset(
@@ -75,7 +75,7 @@ def _users(config: Config) -> Iterator[Finding]:
         if cookie in _COOKIE_ATTRIBUTES:
             hint = "use another name, for example canaryproxy_id"
             yield found(f"{place}.cookie", f"{route.affinity.cookie!r} is the name of a cookie attribute", hint)
-        if cookie.startswith(_COOKIE_PREFIXES):
+        if config.listen is not None and cookie.startswith(_COOKIE_PREFIXES):
             prefix = cookie[: cookie.index("-") + 1]
             what = f"{route.affinity.cookie!r} is refused by browsers: {prefix} cookies must be Secure, and this one is not"
             yield found(f"{place}.cookie", what, "use a name without that prefix")

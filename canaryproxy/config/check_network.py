@@ -19,6 +19,13 @@ from canaryproxy.errors import Problem
 
 #: A worker that has just started uses 47 MiB (measured), and `limits.memory` acts from 85 % on.
 MIN_MEMORY = 128 << 20
+#: Fields that would change what was decided from the head, or that only this proxy may set.
+_NOT_TRAILERS = frozenset(
+    {"age", "authorization", "cache-control", "connection", "cookie", "date", "expect", "expires", "forwarded", "host"}
+    | {"http2-settings", "keep-alive", "location", "max-forwards", "proxy-authenticate", "proxy-authorization"}
+    | {"proxy-connection", "range", "retry-after", "set-cookie", "te", "trailer", "transfer-encoding", "upgrade", "vary", "via"}
+    | {"www-authenticate", "x-canary-variant", "x-real-ip", "x-request-id"}
+)
 
 
 class Finding(NamedTuple):
@@ -128,6 +135,19 @@ def _tls(config: Config) -> Iterator[Finding]:
             owners.setdefault(host, place)
 
 
+def _request_trailers(config: Config) -> Iterator[Finding]:
+    for index, name in enumerate(config.request_trailers):
+        if not may_be_trailer(name):
+            what = f"{name!r} says how a message is read, routed or whose it is: it counts in a head only"
+            yield found(f"request_trailers[{index}]", what, "remove it")
+
+
+def may_be_trailer(name: str) -> bool:
+    """Whether the proxy lets this field pass behind a body at all (RFC 9110 section 6.5.1; the filter of `http1.chunked`)."""
+    lower = name.lower()
+    return not (lower in _NOT_TRAILERS or lower.startswith(("content-", "if-", "x-forwarded-")) or "_" in lower)
+
+
 def _memory(config: Config) -> Iterator[Finding]:
     if 0 < config.limits.memory < MIN_MEMORY:
         what = f"{format_size(config.limits.memory)} is less than a worker needs"
@@ -165,7 +185,15 @@ def _tls_to_servers(place: str, pool: Pool) -> Iterator[Finding]:
             yield found(f"{place}.tls.{given}", what, f"add {missing}, or remove {given}", f"{place}.tls.{missing}")
 
 
-RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (_addresses, _own_files, _loops, _tls, _memory, _pools)
+RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
+    _addresses,
+    _own_files,
+    _loops,
+    _tls,
+    _request_trailers,
+    _memory,
+    _pools,
+)
 
 
 # --- warnings ---

@@ -78,6 +78,11 @@ class Timeouts(Model):
     )
     send_idle: Duration = Field(30, gt=0, description="a client that takes no byte of its response; its connection is cut")
     upstream_idle: Duration = Field(30, gt=0, description="an unused upstream connection; keep it below the app server's own")
+    connection_age: Duration = Field(
+        3600,
+        ge=0,
+        description="a client connection, whose next response is then its last, or an unused upstream one; 0: no limit",
+    )
     drain: Duration = Field(30, ge=0, description="for requests in flight at shut-down or reload")
     queue: Duration = Field(1, gt=0, description="a request that waits for a server; then 503")
     total: Duration = Field(0, ge=0, description="a whole exchange; then 504, or the client's connection is cut; 0: no limit")
@@ -222,6 +227,9 @@ class Config(Model):
     strict_authority: bool = Field(False, description="400 where an absolute-form target and Host differ")
     underscore_headers: Literal["drop", "reject", "allow"] = Field(
         "drop", description="header names with _, which some app servers confuse with -"
+    )
+    request_trailers: tuple[FieldName, ...] = Field(
+        (), description="fields after a chunked request that are passed on if the client says TE: trailers; []: none"
     )
     upgrades: tuple[Protocol, ...] = Field(("websocket",), description="protocols of Upgrade that are passed on; []: none")
     expose_request_id: bool = Field(False, description="true: X-Request-ID in responses too")

@@ -24,7 +24,7 @@ _unfinished_size_line = re.compile(rb"[0-9A-Fa-f]{1,16}+(?:;[\t -~\x80-\xff]*+)?
 #: Fields that would change what was already decided from the head (RFC 9110 section 6.5.1).
 _NOT_IN_TRAILERS: Final = HOP_BY_HOP | frozenset(
     b"host authorization www-authenticate cookie set-cookie expect cache-control max-forwards range age date expires"
-    b" location retry-after vary via".split()
+    b" location retry-after vary via x-canary-variant".split()
 )
 
 

@@ -18,16 +18,21 @@ from canaryproxy.http1.response import ResponseHead
 _LINE_ENDS: Final = b"\r\n\0"
 
 
-class Hop(TypedDict):
+class Entrance(TypedDict):
+    """What is known of the way of every request that comes to one listener."""
+
+    port: bytes  #: the port it came to
+    host_header: NotRequired[str]  #: preserve (default), upstream, or a literal
+    proto: NotRequired[bytes]  #: http (default) or https
+    via: NotRequired[bytes | None]  #: our pseudonym
+
+
+class Hop(Entrance):
     """What is known of the way of a request, beside the request."""
 
     variant: bytes
     peer: bytes  #: the client's IP address as we see it
-    port: bytes  #: the port it came to
     upstream_authority: bytes
-    host_header: NotRequired[str]  #: preserve (default), upstream, or a literal
-    proto: NotRequired[bytes]  #: http (default) or https
-    via: NotRequired[bytes | None]  #: our pseudonym
     trusted: NotRequired[bool]  #: the peer is a trusted proxy: its forwarding fields are believed and extended
     upgrade: NotRequired[bytes | None]  #: protocol to ask for (`framing.wanted_upgrade`)
 

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from canaryproxy.proxy.route import Route
 
 
-def identify(identity: Identity, client: bytes) -> tuple[bytes | None, bytes]:
+def identify(identity: Identity, client: bytes, *, secure: bool) -> tuple[bytes | None, bytes]:
     """The key of a user whom nothing identifies, during a rollout, and the line that gives a cookie; None is stable at once.
 
-    `client` is the client's address, as far as trusted proxies are believed.
+    `client` is the client's address, as far as trusted proxies are believed; `secure`: it came over TLS.
     """
     if identity.cookieless is Cookieless.IP:
         return user_address(client), b""
     issued = token_hex(16).encode()
-    return (issued if identity.cookieless is Cookieless.ISSUE else None), identity.set_cookie(issued)
+    return (issued if identity.cookieless is Cookieless.ISSUE else None), identity.set_cookie(issued, secure=secure)
 
 
 def fallback_pool(route: Route, variant: int, pool: Pool) -> Pool | None:

@@ -6,7 +6,6 @@ The base of `proxy.downstream`, which reads requests from it.
 from __future__ import annotations
 
 import asyncio
-import socket
 import struct
 from collections.abc import Sequence
 from fcntl import ioctl
@@ -14,7 +13,7 @@ from termios import FIONREAD
 from typing import TYPE_CHECKING
 
 from canaryproxy.proxy.connect import NOWHERE
-from canaryproxy.proxy.tls import count_taken
+from canaryproxy.proxy.tls import count_taken, reset
 
 if TYPE_CHECKING:
     from canaryproxy.http1.proxy_protocol import Header
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from canaryproxy.proxy.ingress import Ingress
     from canaryproxy.proxy.worker import Worker
 
-_RESET = struct.pack("ii", 1, 0)
 _ZERO = struct.pack("i", 0)
 #: After an early end, this much is read and thrown away, so that the client sees the answer before a reset (C13).
 _LINGER_BYTES, _LINGER_SECONDS, _LINGER_FULL_SECONDS = 256 * 1024, 5.0, 1.0
@@ -42,6 +40,7 @@ class Client(asyncio.BufferedProtocol):
         "_worker",
         "_write_paused",
         "_written",
+        "born",
         "deadline",
         "exchange",
         "peer",
@@ -55,6 +54,7 @@ class Client(asyncio.BufferedProtocol):
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
         self.exchange: Exchange | None = None
         self.peer = b""
+        self.born = worker.now
         self.deadline = 0.0
         #: What was sent ahead.
         self._pending = b""
@@ -146,13 +146,18 @@ class Client(asyncio.BufferedProtocol):
 
     def cut(self) -> None:
         """End with a reset, so that what was sent cannot be taken for whole."""
-        sock = self.transport.get_extra_info("socket")
-        if sock is not None and not self.transport.is_closing():
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.exchange = None
-        self.transport.abort()
+        if self.transport.is_closing():
+            self.transport.abort()
+        else:
+            reset(self.transport)
 
     # What is known of it.
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether it comes over TLS."""
+        return self._ingress.tls
 
     @property
     def is_slow(self) -> bool:

@@ -7,10 +7,11 @@ ahead stays unread beyond one buffer (C2). One deadline at a time, looked at by 
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import TYPE_CHECKING, cast
 
 from canaryproxy.http1 import forward
-from canaryproxy.http1.chunked import CHUNK_END, LAST_CHUNK, ChunkedReader, chunk_head
+from canaryproxy.http1.chunked import CHUNK_END, LAST_CHUNK, ChunkedReader, chunk_head, last_chunk
 from canaryproxy.http1.framing import Body, may_go_on
 from canaryproxy.http1.head import MessageError
 from canaryproxy.http1.reply import CONTINUE, reply
@@ -22,6 +23,7 @@ from canaryproxy.routing.client import client_address
 
 if TYPE_CHECKING:
     from canaryproxy.http1.proxy_protocol import Header
+    from canaryproxy.proxy.exchange import Trailers
     from canaryproxy.proxy.ingress import Ingress
     from canaryproxy.proxy.recall import Block, Line
     from canaryproxy.proxy.worker import Worker
@@ -183,7 +185,7 @@ class Downstream(Client):
             size = sum(map(len, pieces))
             framed = [chunk_head(size), *pieces, CHUNK_END] if size else []
             if done:
-                framed.append(LAST_CHUNK)
+                framed.append(self._end_of_body(exchange, self._chunked.trailers))
             if 0 < self._worker.max_body < body.received + size:
                 exchange.client_error(_BODY_TOO_LARGE)
                 return b""
@@ -201,6 +203,13 @@ class Downstream(Client):
         if rest and not self._reading_heads:
             self._hold(rest)
         return rest
+
+    def _end_of_body(self, exchange: Exchange, trailers: Trailers) -> bytes:
+        """The last chunk, with those trailers that are wanted, if the client speaks of them (F17)."""
+        wanted = self._worker.request_trailers
+        if not trailers or not wanted or not exchange.block.fields.te_trailers:
+            return LAST_CHUNK
+        return last_chunk(trailer for trailer in trailers if trailer[0].lower() in wanted)
 
     # Called by the exchange: what it asks of the request.
 
@@ -351,6 +360,10 @@ class Downstream(Client):
                 exchange.response_overdue()
         else:
             exchange.client_error(MessageError(408, "request_body_timeout"))
+
+    def retire(self) -> None:
+        """Serve no request beyond the next one, whose response says so: it is old enough (C1)."""
+        self._requests = sys.maxsize
 
     def end_drain(self) -> None:
         """Give up what is still in hand when the drain's time is over."""

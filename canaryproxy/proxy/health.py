@@ -41,7 +41,6 @@ OUR_OWN_WANT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL
 #: Read of a body, so that a server that answers at length is not told of a broken connection each time.
 _BODY_BYTES: Final = 65536
 _BODY_SECONDS: Final = 0.5
-_MAX_INTERIM: Final = 8
 _RULES: Final = HeadRules()
 
 
@@ -70,8 +69,9 @@ class Streak:
 class HealthChecks:
     """One task for each server that is checked."""
 
-    def __init__(self, connect: Connect, draw: Draw = random.random) -> None:
+    def __init__(self, connect: Connect, draw: Draw = random.random, max_interim: int = 8) -> None:
         self._connect = connect
+        self._max_interim = max_interim
         self._draw = draw
         self._tasks: list[asyncio.Task[None]] = []
         #: Of each server, the connection of its last check, which may still say goodbye.
@@ -120,7 +120,7 @@ class HealthChecks:
             async with asyncio.timeout(rule.timeout):
                 reader, writer = await self._connect(server, rule.timeout)
                 writer.write(request(server, rule))
-                head = await _read_head(reader)
+                head = await _read_head(reader, self._max_interim)
             if isinstance(head, MessageError):
                 return head.reason
             await _read_body(reader, head)
@@ -161,8 +161,8 @@ def request(server: Server, rule: Health) -> bytes:
     )
 
 
-async def _read_head(reader: StreamReader) -> ResponseHead | MessageError:
-    for _ in range(_MAX_INTERIM + 1):
+async def _read_head(reader: StreamReader, max_interim: int) -> ResponseHead | MessageError:
+    for _ in range(max_interim + 1):
         head = parse_response_head((await reader.readuntil(b"\r\n\r\n"))[:-2], b"GET", _RULES)
         if isinstance(head, MessageError) or head.status >= 200:
             return head

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TypedDict
 
 from canaryproxy.config.quantities import Address
 from canaryproxy.config.schema import Config
+from canaryproxy.http1.forward import Entrance
 from canaryproxy.http1.head import HeadRules
 from canaryproxy.proxy.recall import Recall
-
-
-class Hop(TypedDict):
-    """What a listener says of every request (`http1.forward.Hop`)."""
-
-    host_header: str
-    port: bytes
-    proto: bytes
-    via: bytes | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,7 +16,7 @@ class Ingress:
     """One listener's rules. `trusting` is for peers that are trusted proxies, `recall` for all others."""
 
     tls: bool
-    hop: Hop
+    hop: Entrance
     recall: Recall
     trusting: Recall
 

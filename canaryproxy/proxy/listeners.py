@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from collections.abc import Sequence
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Final
@@ -14,11 +15,14 @@ from canaryproxy.proxy.downstream import Downstream
 from canaryproxy.proxy.ingress import Ingress, build_ingress
 from canaryproxy.proxy.listening import PausableServer
 from canaryproxy.proxy.tls import DownstreamContexts, ignore_unreadable_names
+from canaryproxy.shared.layout import Ack
 
 if TYPE_CHECKING:
     from canaryproxy.proxy.worker import Worker
 
 _NOWHERE: Final = Address("", 0)
+#: Why a connection is closed before HTTP; all other reasons are those of the PROXY header.
+_COUNTED: Final = {"tls_handshake": Ack.REFUSED_TLS, "error": Ack.REFUSED_TLS, "too_many_handshakes": Ack.REFUSED_TOO_MANY}
 
 
 class Listeners:
@@ -87,6 +91,17 @@ class Listeners:
                 listener.sweep(now)
         if self._contexts is not None:
             self._contexts.reload_if_changed(now)
+
+    def take_refused(self) -> Counter[Ack]:
+        """How many were closed before HTTP since the last call, by the word that counts them."""
+        taken: Counter[Ack] = Counter()
+        for listener in self._listeners:
+            if isinstance(listener, Listener):
+                del listener.refused["drained"]  # Counter: there or not; that is no fault
+                for reason, count in listener.refused.items():
+                    taken[_COUNTED.get(reason, Ack.REFUSED_PROXY_PROTOCOL)] += count
+                listener.refused.clear()
+        return taken
 
     def give_up(self) -> None:
         """Close what has not come to HTTP yet: the drain is over."""

@@ -118,7 +118,7 @@ class Placement(ABC):
             self.extra = b"X-Request-ID: %b\r\n" % request_id
         key = block.user(route.identity)
         if key is None and worker.words[route.row] & WEIGHT_MASK:
-            key, cookie = identify(route.identity, self.downstream.client_address(block))
+            key, cookie = identify(route.identity, self.downstream.client_address(block), secure=self.downstream.is_secure)
             self.extra += cookie
         self.route: Route = route
         self.key = key

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections import OrderedDict
 from collections.abc import Sequence
+from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from canaryproxy.config.quantities import Address, format_duration
@@ -123,21 +124,14 @@ class Server:
         idle.append(connection)
         return idle.pop(0) if len(idle) > self.max_idle else None
 
-    def expire(self, idle_since: float) -> list[Upstream]:
-        """Take out the connections that are unused since before `idle_since` (the stack's bottom is the oldest)."""
-        count = 0
-        for connection in self.idle:
-            if connection.idle_since >= idle_since:
-                break
-            count += 1
-        expired, self.idle[:count] = self.idle[:count], []
+    def expire(self, idle_since: float, born: float = -inf) -> list[Upstream]:
+        """Take out the connections that are unused since before `idle_since`, or that were made before `born`."""
+        expired = [one for one in self.idle if one.idle_since < idle_since or one.born < born]
+        if expired:
+            self.idle[:] = [one for one in self.idle if one not in expired]
         return expired
 
     # Addresses.
-
-    def address(self) -> Address:
-        """Where the next connection goes."""
-        return self.attempts()[0]
 
     def attempts(self) -> Sequence[Address]:
         """Where to connect to: in this order, until one accepts. Each call begins with the next; what failed last comes last."""

@@ -43,7 +43,10 @@ class Sweep:
         for downstream in [d for d in worker.downstreams if d.deadline <= now + slack]:
             if downstream.deadline <= now or downstream.is_idle(now):
                 downstream.on_deadline(now)
+        born = self._oldest(now)
         for downstream in list(worker.downstreams):
+            if downstream.born < born:
+                downstream.retire()
             exchange = downstream.exchange
             if exchange is not None:
                 self._look_at_exchange(downstream, exchange, now)
@@ -52,6 +55,11 @@ class Sweep:
         self._end_tunnels_of_a_rollback(now)
         for pool in worker.pools:
             self._look_at_pool(pool, now)
+
+    def _oldest(self, now: float) -> float:
+        """When a connection must have begun not to be too old."""
+        age = self._worker.timeouts.connection_age
+        return now - age if age else -inf
 
     def _look_at_exchange(self, downstream: Downstream, exchange: Exchange, now: float) -> None:
         body = exchange.body
@@ -93,11 +101,11 @@ class Sweep:
         while (admitted := pool.next_waiting(now)) is not None:
             exchange, server = admitted
             exchange.admitted(server)
-        self.expire(pool, now - worker.timeouts.upstream_idle)
+        self.expire(pool, now - worker.timeouts.upstream_idle, self._oldest(now))
 
     @staticmethod
-    def expire(pool: Pool, idle_since: float) -> None:
-        """Close the upstream connections that are unused since before `idle_since`."""
+    def expire(pool: Pool, idle_since: float, born: float = -inf) -> None:
+        """Close the upstream connections that are unused since before `idle_since`, or unused now and made before `born`."""
         for server in pool.servers:
-            for connection in server.expire(idle_since):
+            for connection in server.expire(idle_since, born):
                 connection.close()

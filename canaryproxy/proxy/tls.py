@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import ssl
+import struct
 import sys
 from asyncio import BufferedProtocol, Transport
 from collections.abc import Callable, Iterable
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
 log = logging.getLogger("canaryproxy.worker")
+
+#: For SO_LINGER: closing throws away what is unsent, and says so.
+_RESET: Final = struct.pack("ii", 1, 0)
 
 #: Of TLS 1.2; those of 1.3 are all good. Forward secrecy and authenticated encryption only.
 _CIPHERS: Final = (
@@ -217,6 +221,14 @@ def count_taken(transport: Transport) -> int:
     if getattr(sock, "family", None) in (socket.AF_INET, socket.AF_INET6):
         return count_acknowledged(transport)
     return -transport.get_write_buffer_size()
+
+
+def reset(transport: Transport) -> None:
+    """End a connection that is still there with a reset, so that what was sent cannot be taken for whole."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    transport.abort()
 
 
 def let_go(transport: Transport) -> None:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from canaryproxy.proxy.tls import count_taken
+from canaryproxy.proxy.tls import count_taken, reset
 
 if TYPE_CHECKING:
     from canaryproxy.proxy.worker import Worker
@@ -24,7 +23,6 @@ Who: TypeAlias = Literal["client", "upstream", "idle", "proxy"]
 
 #: From this size on, bytes go on without a copy.
 _LARGE = 16 * 1024
-_RESET = struct.pack("ii", 1, 0)
 #: Seconds that a tunnel which the proxy closes has for what is still unsent: the supervisor waits 2 s beyond the drain (C10).
 _CLOSE_SECONDS = 1.0
 #: Seconds without a byte until a probe, between probes, and probes without an answer until a peer counts as dead (C14).
@@ -97,10 +95,7 @@ class End(asyncio.BufferedProtocol):
     def cut(self) -> None:
         """End with a reset, so that what was sent cannot be taken for whole."""
         if not self.lost:
-            sock = self.transport.get_extra_info("socket")
-            if sock is not None:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            self.transport.abort()
+            reset(self.transport)
 
     def part(self) -> None:
         """Let go of all that would keep both ends alive: uvloop's TLS remembers its protocol's methods for ever."""

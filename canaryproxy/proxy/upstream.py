@@ -39,6 +39,7 @@ class Upstream(asyncio.BufferedProtocol):
         "_worker",
         # connection
         "address",
+        "born",
         "idle_since",
         "server",
         "transport",
@@ -55,6 +56,16 @@ class Upstream(asyncio.BufferedProtocol):
         "sent_in",
     )
 
+    # Of the exchange: set by `begin`, and the rest with the response's head.
+    _body: Body
+    _chunked: ChunkedReader | None
+    _interim: int
+    _pending: bytes
+    _remaining: int
+    head_seen: bool
+    reusable: bool
+    sent_in: int  #: The worker's turn at whose end the request goes out; -1: it has gone out.
+
     def __init__(self, worker: Worker, server: Server, address: Address | None = None) -> None:
         """`address` is where it is connected to; None with a Unix socket."""
         self._worker = worker
@@ -62,20 +73,9 @@ class Upstream(asyncio.BufferedProtocol):
         self.address = address
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
         self.used = False
+        self.born = worker.now
         self.idle_since = 0.0
         self.exchange: Exchange | None = None
-        self._reset()
-
-    def _reset(self) -> None:
-        self._pending = b""
-        self._body = _NONE
-        self._remaining = 0
-        self._chunked: ChunkedReader | None = None
-        self._interim = 0
-        self.head_seen = False
-        self.reusable = False
-        #: The worker's turn at whose end the request goes out; -1: it has gone out.
-        self.sent_in = -1
 
     # Called by the event loop.
 
@@ -161,9 +161,8 @@ class Upstream(asyncio.BufferedProtocol):
     def begin(self, exchange: Exchange) -> bool:
         """Serve this exchange from now on; whether it is the first one."""
         self.exchange = exchange
+        self._pending, self._interim, self.head_seen, self._chunked = b"", 0, False, None
         first = not self.used
-        if not first:
-            self._pending, self._interim, self.head_seen, self._chunked = b"", 0, False, None
         self.used = True
         return first
 

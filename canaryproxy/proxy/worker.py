@@ -87,6 +87,7 @@ class Worker:
         self.keep_alive = config.timeouts.keep_alive
         #: New requests are refused.
         self.is_full = False
+        self.request_trailers = frozenset(name.lower().encode() for name in config.request_trailers)
         self.upgrades = frozenset(protocol.lower().encode() for protocol in config.upgrades)
         self.expose_request_id = config.expose_request_id
         self.request_ids: Iterator[bytes] = request_ids(token_hex(8).encode())
@@ -127,7 +128,7 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.drain)
         loop.add_signal_handler(signal.SIGUSR1, self._reopen_log)
-        checks, lookups = HealthChecks(self._connector.check_stream), Lookups()
+        checks, lookups = HealthChecks(self._connector.check_stream, max_interim=self.max_interim), Lookups()
         self._beat()
         lookups.start(self.pools)
         checks.start(self.pools)
@@ -143,6 +144,7 @@ class Worker:
             self._sweep.expire(pool, float("inf"))
         if self.access_log is not None:
             self.access_log.close()
+        self._ack.add_refused(self._listeners.take_refused())
         self._ack.set_state(WorkerState.FREE)
 
     # Reading and writing.
@@ -279,6 +281,7 @@ class Worker:
         """Look at everything that time asks for."""
         self._sweep.look(now)
         self._listeners.sweep(now)
+        self._ack.add_refused(self._listeners.take_refused())
         self._connector.reload_if_changed(now)
         if self.draining:
             self._sweep_drain(now)

@@ -42,6 +42,7 @@ class Identity:
             return value
         return block.cookie(self.cookie) or None
 
-    def set_cookie(self, key: bytes) -> bytes:
-        """The complete Set-Cookie line that gives a user this key (RFC 6265 section 4.1)."""
-        return b"Set-Cookie: %b=%b; Max-Age=%d; Path=/; HttpOnly; SameSite=Lax\r\n" % (self.cookie, key, self.max_age)
+    def set_cookie(self, key: bytes, *, secure: bool = False) -> bytes:
+        """The complete Set-Cookie line that gives a user this key (RFC 6265 section 4.1); `secure`: for TLS alone."""
+        line = b"Set-Cookie: %b=%b; Max-Age=%d; Path=/; HttpOnly; SameSite=Lax" % (self.cookie, key, self.max_age)
+        return line + (b"; Secure\r\n" if secure else b"\r\n")

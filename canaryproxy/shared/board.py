@@ -7,6 +7,7 @@ all. Written by the controller; by the supervisor only while no controller lives
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from canaryproxy.routing.split import SWAPPED, WEIGHT_MASK
@@ -71,6 +72,10 @@ class Board:
         at = self._layout.board_row(slot) + THRESHOLDS_AT + tick % RING * THRESHOLDS
         return tuple(self._words[at : at + THRESHOLDS])
 
+    def all_workers(self) -> range:
+        """Every worker's row, whether or not a process has it now."""
+        return range(self._layout.workers)
+
     def serving(self) -> list[int]:
         """The workers that obey splits now (old generations that still drain included)."""
         return [w for w in range(self._layout.workers) if self.worker(w, Ack.STATE) != WorkerState.FREE]
@@ -119,6 +124,11 @@ class AckRow:
     def set_state(self, state: WorkerState) -> None:
         """Say what this worker does from now on."""
         self._words[self._row + Ack.STATE] = state
+
+    def add_refused(self, refused: Mapping[Ack, int]) -> None:
+        """Count connections that were closed before HTTP, each in the word for it."""
+        for word, count in refused.items():
+            self._words[self._row + word] += count
 
     def beat(self, now: float, connections: int, slots: tuple[int, ...]) -> None:
         """Say that this worker lives, and which epoch of each slot its next request obeys."""

@@ -47,12 +47,18 @@ class Header(IntEnum):
 
 
 class Ack(IntEnum):
-    """Words of a worker's row, before its epochs. `PULSE` is the monotonic time in milliseconds."""
+    """Words of a worker's row, before its epochs. `PULSE` is the monotonic time in milliseconds.
+
+    The `REFUSED` ones count connections that were closed before HTTP; they only grow.
+    """
 
     PID = 0
     PULSE = 1
     STATE = 2
     CONNECTIONS = 3
+    REFUSED_TLS = 4
+    REFUSED_PROXY_PROTOCOL = 5
+    REFUSED_TOO_MANY = 6
 
 
 class WorkerState(IntEnum):

@@ -23,7 +23,7 @@ from canaryproxy.control.handover import Handover
 from canaryproxy.control.pools import Pools
 from canaryproxy.shared import layout
 from canaryproxy.shared.board import AckRow
-from canaryproxy.shared.layout import Count, WorkerState
+from canaryproxy.shared.layout import Ack, Count, WorkerState
 from canaryproxy.shared.ledger import Counters
 from canaryproxy.store.sqlite import SqliteStore
 
@@ -265,6 +265,7 @@ async def test_readiness_follows_the_workers(setup: Setup, client: AdminClient) 
 
 
 async def test_metrics_are_read_from_the_ledger(setup: Setup, client: AdminClient) -> None:
+    setup.row.add_refused({Ack.REFUSED_TLS: 5})
     counters = Counters(setup.segment, 0, 0, 1)
     for elapsed in (0.0005, 0.003, 0.2, 90.0):
         counters.begin(1000.5, judged=True)
@@ -293,6 +294,10 @@ async def test_metrics_are_read_from_the_ledger(setup: Setup, client: AdminClien
     assert samples["canaryproxy_phase", ("idle", "shop")] == 0
     assert ("canaryproxy_evidence", ("error_rate", "harm", "shop")) in samples
     assert samples["canaryproxy_workers", ("serving",)] == 1
+    refused = {
+        reason: samples["canaryproxy_refused_connections_total", (reason,)] for reason in ("tls_handshake", "proxy_protocol")
+    }
+    assert refused == {"tls_handshake": 5, "proxy_protocol": 0}
     assert samples["canaryproxy_ticks_total", ()] == 1
     assert samples["canaryproxy_store_errors_total", ("shop",)] == 0
 

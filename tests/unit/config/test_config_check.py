@@ -127,6 +127,12 @@ def test_affinity(affinity: dict[str, str], message: str) -> None:
     assert said(config({"affinity": affinity})) == [f"routes.shop.affinity.{message}"]
 
 
+def test_a_cookie_that_must_be_secure_where_users_come_over_tls_only() -> None:
+    tls = {"certificate": "a.pem", "key": "a.key"}
+    assert said(config({"affinity": {"cookie": "__Host-id"}}, listen=False, tls=tls)) == []
+    assert len(said(config({"affinity": {"cookie": "__Host-id"}}, tls=tls))) == 1  # some would get it in the clear
+
+
 def test_affinity_by_address_or_underscore_where_that_works() -> None:
     assert said(config({"affinity": {"header": "X-Real-IP"}}, trusted_proxies=["10.0.0.0/8"])) == []
     assert said(config({"affinity": {"header": "X_User"}}, underscore_headers="allow")) == []

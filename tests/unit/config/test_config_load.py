@@ -77,9 +77,9 @@ routes:
 def test_ten_problems_are_all_reported_in_file_order() -> None:
     assert complaints(_TEN) == [
         "f.yaml:2 workers: '0' is not a number of workers; write auto or 1 to 64",
-        "f.yaml:3 bogus: unknown key; keys here: listen, tls, proxy_protocol, workers, admin, state, timeouts, limits, access_log, host_header, via, trusted_proxies, strict_authority, underscore_headers, upgrades, expose_request_id, pools, routes",
+        "f.yaml:3 bogus: unknown key; keys here: listen, tls, proxy_protocol, workers, admin, state, timeouts, limits, access_log, host_header, via, trusted_proxies, strict_authority, underscore_headers, request_trailers, upgrades, expose_request_id, pools, routes",
         "f.yaml:4 admin.listen: 127.0.0.1:8080 is taken by listen (0.0.0.0:8080); use another port",
-        "f.yaml:6 timeouts.conect: unknown key; did you mean connect? keys here: request_head, keep_alive, request_body_idle, connect, response_head, response_body_idle, send_idle, upstream_idle, drain, queue, total, tunnel_idle, tunnel_linger, tunnel_grace",
+        "f.yaml:6 timeouts.conect: unknown key; did you mean connect? keys here: request_head, keep_alive, request_body_idle, connect, response_head, response_body_idle, send_idle, upstream_idle, connection_age, drain, queue, total, tunnel_idle, tunnel_linger, tunnel_grace",
         "f.yaml:7 timeouts.drain: '30' has no unit; write 30s or 30m",
         "f.yaml:9 pools.v1.servers[0]: 'ftp://127.0.0.1:8001' has scheme 'ftp'; only http://, https:// and unix: upstreams are supported",
         "f.yaml:10 pools.v2.servers[0]: http://127.0.0.1:8080 is this proxy itself (listen: 0.0.0.0:8080); write the address of the application",

@@ -110,8 +110,8 @@ async def test_a_name_that_is_unknown_at_first_is_used_once_it_is_known(
 ) -> None:
     one = pool()
     running(Resolver([], [], [A]), one)
-    assert one.servers[0].address() == ("app.internal", 80)
-    await until(lambda: one.servers[0].address() == A)
+    assert one.servers[0].attempts()[0] == ("app.internal", 80)
+    await until(lambda: one.servers[0].attempts()[0] == A)
     assert caplog.messages[0] == "pool v1: app.internal: cannot be looked up: it has no address; in use: none"
 
 

@@ -40,4 +40,6 @@ def test_without_a_configured_header_only_the_cookie_counts() -> None:
 
 
 def test_the_issued_cookie() -> None:
-    assert BOTH.set_cookie(b"00ff") == b"Set-Cookie: uid=00ff; Max-Age=60; Path=/; HttpOnly; SameSite=Lax\r\n"
+    line = b"Set-Cookie: uid=00ff; Max-Age=60; Path=/; HttpOnly; SameSite=Lax"
+    assert BOTH.set_cookie(b"00ff") == line + b"\r\n"
+    assert BOTH.set_cookie(b"00ff", secure=True) == line + b"; Secure\r\n"
