@@ -14,7 +14,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from canaryproxy.admin.auth import is_authorized, is_own_host, is_own_origin
+from canaryproxy.admin.goals import GoalHandlers
 from canaryproxy.admin.handlers import Handlers
+from canaryproxy.admin.journal import JournalHandlers
 from canaryproxy.admin.pools import PoolHandlers
 from canaryproxy.config.quantities import Address
 from canaryproxy.control.controller import Controller
@@ -43,9 +45,13 @@ def make_app(controller: Controller, pools: Pools, token: str, listen: Address) 
     app.router.add_get("/api/v1/routes", handlers.routes)
     app.router.add_get("/api/v1/routes/{route}", handlers.route)
     app.router.add_get("/api/v1/routes/{route}/decisions", handlers.decisions)
+    journal_handlers = JournalHandlers(controller)
+    app.router.add_get("/api/v1/routes/{route}/journal", journal_handlers.rollouts)
+    app.router.add_get("/api/v1/routes/{route}/journal/{rollout}", journal_handlers.blocks)
     for verb in ("start", "pause", "resume", "promote", "rollback", "retry"):
         app.router.add_post(f"/api/v1/routes/{{route}}/{verb}", getattr(handlers, verb))
     app.router.add_put("/api/v1/routes/{route}/weight", handlers.weight)
+    app.router.add_post("/api/v1/routes/{route}/goals", GoalHandlers(controller).post)
     pool_handlers = PoolHandlers(pools)
     app.on_shutdown.append(pool_handlers.leave)
     app.router.add_get("/api/v1/pools", pool_handlers.pools)

@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from canaryproxy.analysis.describe import describe_metric
+from canaryproxy.analysis.judge import Judge
 from canaryproxy.config.upstreams import Pool
 from canaryproxy.control.controller import Controller
 from canaryproxy.control.recent import Recent
 from canaryproxy.control.route import RouteControl
-from canaryproxy.shared.layout import CANARY, OUTCOMES, STABLE, Count
-from canaryproxy.shared.ledger import read_block
+from canaryproxy.shared.layout import CANARY, STABLE, Count
+from canaryproxy.shared.reading import read_block
 
 
 def route_document(controller: Controller, route: RouteControl) -> dict[str, Any]:
@@ -35,6 +36,10 @@ def route_document(controller: Controller, route: RouteControl) -> dict[str, Any
         "sentence": verdict.sentence if verdict else "",
         "reason": rollout.reason or (verdict.sentence if verdict else ""),
         "evidence": {metric.metric: describe_metric(metric) for metric in verdict.metrics} if verdict else {},
+        "users": _users(route),
+        "frozen": rollout.frozen,
+        "quarantined_groups": len(controller.board.quarantined(route.slot)),
+        "shadow": _shadow(route.judge),
         "hold": rollout.dwell,
         "held": round(rollout.held, 1),
         "started_at": iso(rollout.started_at),
@@ -55,11 +60,23 @@ def _variant(controller: Controller, route: RouteControl, variant: int, name: st
         "pool": name,
         "version": (pool.version if pool else "") or name,
         "requests": block[Count.STARTED],
-        "in_flight": max(0, block[Count.STARTED] - sum(block[outcome] for outcome in OUTCOMES)),
+        "in_flight": max(0, block[Count.STARTED] - block.ended),
         "requests_per_second": round(recent.requests_per_second, 2),
         "error_percent": None if errors is None else round(errors * 100, 4),
         "p95_ms": None if p95_us is None else p95_us / 1000,
     }
+
+
+def _users(route: RouteControl) -> dict[str, int]:
+    """Users that the canary has had in this rollout, or after its end in the last, and those of them with a failed request."""
+    seen = route.sample.canary if route.sample else None
+    return {"exposed": seen.users if seen else 0, "hurt": seen.hurt if seen else 0}
+
+
+def _shadow(judge: Judge) -> dict[str, Any]:
+    """Rehearsals on stable's own users: the share of false alarms on this route's traffic is at most `upper` (95 %)."""
+    shadow = judge.shadow
+    return {"rollouts": shadow.rollouts, "false_alarms": shadow.false_alarms, "upper": shadow.upper}
 
 
 def iso(wall: float | None) -> str | None:

@@ -19,7 +19,7 @@ from canaryproxy.control.controller import Controller
 from canaryproxy.control.route import RouteControl
 from canaryproxy.rollout.model import EVERYBODY, Phase
 from canaryproxy.shared.layout import CANARY, OUTCOMES, STABLE, Ack, Count, WorkerState
-from canaryproxy.shared.ledger import Block, read_block
+from canaryproxy.shared.reading import Block, read_block
 from canaryproxy.stats import histogram
 
 _EDGES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -55,6 +55,7 @@ class LedgerCollector(Collector):
         routes = list(controller.routes.values())
         yield from self._requests(routes)
         yield from _rollouts(routes)
+        yield from self._judged(routes)
         yield self._workers()
         yield self._refused()
         yield CounterMetricFamily("canaryproxy_ticks", "Seconds that were judged.", value=controller.ticks)
@@ -75,9 +76,32 @@ class LedgerCollector(Collector):
                 for outcome in OUTCOMES:
                     requests.add_metric((route.name, name, Count(outcome).name.lower()), block[outcome])
                 duration.add_metric((route.name, name), _buckets(block), block[Count.LATENCY_SUM_US] / 1e6)
-                ended = sum(block[outcome] for outcome in OUTCOMES)
-                in_flight.add_metric((route.name, name), max(0, block[Count.STARTED] - ended))
+                in_flight.add_metric((route.name, name), max(0, block[Count.STARTED] - block.ended))
         yield from (requests, duration, in_flight)
+
+    def _judged(self, routes: list[RouteControl]) -> Iterator[Metric]:
+        of_route = ("route",)
+        exposed = GaugeMetricFamily(
+            "canaryproxy_users_exposed", "Users that the canary has had in this rollout.", labels=of_route
+        )
+        hurt = GaugeMetricFamily("canaryproxy_users_hurt", "Those of them with a failed request.", labels=of_route)
+        groups = GaugeMetricFamily(
+            "canaryproxy_quarantined_groups", "Groups of users that the statistics leave out.", labels=of_route
+        )
+        rehearsed = CounterMetricFamily("canaryproxy_shadow_rollouts", "Rehearsals on stable's own users.", labels=of_route)
+        alarms = CounterMetricFamily("canaryproxy_shadow_false_alarms", "Those that would have rolled back.", labels=of_route)
+        goals = CounterMetricFamily("canaryproxy_goals", "Business events.", labels=("route", "goal", "variant"))
+        for route in routes:
+            if route.sample:
+                exposed.add_metric((route.name,), route.sample.canary.users)
+                hurt.add_metric((route.name,), route.sample.canary.hurt)
+            groups.add_metric((route.name,), len(self._controller.board.quarantined(route.slot)))
+            rehearsed.add_metric((route.name,), route.judge.shadow.rollouts)
+            alarms.add_metric((route.name,), route.judge.shadow.false_alarms)
+            for name, variant in _VARIANTS:
+                for goal, total in zip(route.goals.names, route.goals.totals[variant], strict=True):
+                    goals.add_metric((route.name, goal, name), total)
+        yield from (exposed, hurt, groups, rehearsed, alarms, goals)
 
     def _workers(self) -> Metric:
         family = GaugeMetricFamily("canaryproxy_workers", "Worker processes.", labels=("state",))

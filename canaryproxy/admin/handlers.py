@@ -51,8 +51,8 @@ class Handlers:
 
     async def decisions(self, request: web.Request) -> web.Response:
         """The decision log, newest first; `limit` and `before` page through it."""
-        limit = _number(request, "limit", 100)
-        before = _number(request, "before", 0) or None
+        limit = number(request, "limit", 100)
+        before = number(request, "before", 0) or None
         found = await self._controller.decisions(request.match_info["route"], min(limit, _LARGEST_PAGE), before)
         return web.json_response({"decisions": found})
 
@@ -155,18 +155,23 @@ def refuse_if_changed(request: web.Request, what: str, revision: str | None) -> 
 
 async def json_object(request: web.Request, example: str) -> dict[str, Any]:
     """The JSON object in the body (none: no members)."""
+    body = await json_body(request, example)
+    if not isinstance(body, dict):
+        raise BadRequestError("", "the body is not a JSON object", f"send for example {example}")
+    return body
+
+
+async def json_body(request: web.Request, example: str) -> Any:
+    """The JSON in the body; none: an object without members."""
     data = await request.read()
     if not data:
         return {}
     if request.content_type != "application/json":
         raise BadRequestError("", f"content type {request.content_type!r}", "send application/json")
     try:
-        body = json.loads(data)
+        return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise BadRequestError("", f"the body is not JSON ({error})", f"send for example {example}") from None
-    if not isinstance(body, dict):
-        raise BadRequestError("", "the body is not a JSON object", f"send for example {example}")
-    return body
 
 
 async def _body(request: web.Request, **known: type) -> dict[str, Any]:
@@ -182,7 +187,8 @@ async def _body(request: web.Request, **known: type) -> dict[str, Any]:
     return body
 
 
-def _number(request: web.Request, name: str, default: int) -> int:
+def number(request: web.Request, name: str, default: int) -> int:
+    """A number in the query string."""
     text = request.query.get(name, str(default))
     if not text.isascii() or not text.isdigit() or len(text) > 18:
         raise BadRequestError(name, f"{text!r} is not a number")

@@ -22,7 +22,7 @@ _HIGHEST_BET = 0.98
 #: The bet against a floor is at least this share of it: lower, and a single event would undo a hundred requests' evidence.
 _FLOOR_BET = 0.2
 # Log evidence for one canary request that is as good as none: a million of them would not prove anything.
-_NO_GAIN = 3e-6
+NO_GAIN = 3e-6
 
 
 def ladder(delta: float, reference: tuple[float, ...]) -> tuple[float, ...]:
@@ -133,12 +133,15 @@ class Comparison:
         self.windows.new_step()
         self._open = None
 
-    def update(self, block: Block, rates: Rates, alone: bool) -> None:
-        """Weigh one tick. `rates` are from earlier ticks; `alone`: canary against them, there is no stable traffic."""
+    def update(self, block: Block, rates: Rates, alone: bool, least: float = 0.0) -> None:
+        """Weigh one tick. `rates` are from earlier ticks; `alone`: canary against them, there is no stable traffic.
+
+        `least`: seconds that a block lasts at least, for what need not be weighed at every tick.
+        """
         if self._open:
             waiting, rates = self._open  # not the newer rates: they have seen the block's first ticks
             block = waiting.plus(block)
-        if not block.canary[0] or not (block.stable[0] or alone):
+        if block.elapsed < least or not block.canary[0] or not (block.stable[0] or alone):
             self._open = block, rates
             return
         self._open = None
@@ -147,24 +150,42 @@ class Comparison:
                 evidence.update(claim.log_factors(block, rates, alone), block.elapsed)
         self._health_evidence.update(self._health.log_factors(block, rates, alone))
 
-    def proven(self, claim: int) -> bool:
-        """Whether there is enough evidence against harm claim number `claim` to act on."""
-        return self._harm_evidence[claim].log_e >= self._harms[claim].threshold
+    def forget(self) -> None:
+        """Drop what was gathered in a rollout, for users who are left out from now on are in it."""
+        for evidence in self._harm_evidence:
+            evidence.forget()
+        self.new_step()
+        self.windows = Windows(self._kinds)
 
-    def proof(self, claim: int, of_what: str) -> str:
+    def log_e(self, claim: int) -> float:
+        """Natural logarithm of the evidence against harm claim number `claim`."""
+        return self._harm_evidence[claim].log_e
+
+    def proven(self, claim: int, spread: float) -> bool:
+        """Whether there is enough of it to act on; `spread`, at least 1, is how much the users cluster (`stats.dispersion`)."""
+        return self.log_e(claim) >= spread * self._harms[claim].threshold
+
+    def proof(self, claim: int, of_what: str, spread: float) -> str:
         """`evidence 858 to 1 for harm (acts at 286)`."""
-        return _proof(self._harm_evidence[claim].log_e, of_what, self._harms[claim].threshold)
+        return _proof(self.log_e(claim), of_what, spread * self._harms[claim].threshold)
 
-    def health(self, claim: int, rates: Rates, alone: bool) -> Ruling:
+    def health(self, claim: int, rates: Rates, alone: bool, spread: float) -> Ruling:
         """The ruling while nothing speaks against the canary: healthy, or what is missing; with harm claim `claim` beside it."""
-        log_e, threshold = self._health_evidence.log_e, self._health.threshold
+        log_e, threshold = self.health_log_e, spread * self._health.threshold
         proof = _proof(log_e, "health", threshold)
         if log_e >= threshold:
             return Ruling(Outcome.PASS, Action.PROMOTE, claim, proof, self.windows.step)
-        needed = words.still_needed(self._requests_to_prove(rates, alone))
+        needed = words.still_needed(self._requests_to_prove(rates, alone, threshold - log_e))
         return Ruling(Outcome.INCONCLUSIVE, Action.CONTINUE, claim, f"{proof}, {needed}", self.windows.step)
 
-    def verdict(self, metric: str, ruling: Ruling, sentence: str, numbers: dict[str, Any]) -> MetricVerdict:
+    @property
+    def health_log_e(self) -> float:
+        """Natural logarithm of the evidence of health."""
+        return self._health_evidence.log_e
+
+    def verdict(
+        self, metric: str, ruling: Ruling, sentence: str, numbers: dict[str, Any], *, spread: float, required: bool
+    ) -> MetricVerdict:
         """The ruling as a verdict on `metric`, with the evidence behind it."""
         return MetricVerdict(
             metric=metric,
@@ -172,20 +193,21 @@ class Comparison:
             action=ruling.action,
             sentence=sentence,
             evidence=self._harm_evidence[ruling.claim].log_e,
-            threshold=self._harms[ruling.claim].threshold,
-            promote_evidence=self._health_evidence.log_e,
-            promote_threshold=self._health.threshold,
+            threshold=spread * self._harms[ruling.claim].threshold,
+            promote_evidence=self.health_log_e,
+            promote_threshold=spread * self._health.threshold,
             numbers={"window": ruling.seen.window, **numbers},
+            required=required,
         )
 
-    def _requests_to_prove(self, rates: Rates, alone: bool) -> int | None:
+    def _requests_to_prove(self, rates: Rates, alone: bool, missing: float) -> int | None:
         """Canary requests still needed to prove health if they are like stable's; None if no number would do."""
         step = self.windows.step.block
         n_s, n_c = step.stable[0] or 1, step.canary[0] or 1
         usual = [rates.value(kind) for kind in range(self._kinds)]
         expected = Block(0.0, (n_s, *(n_s * rate for rate in usual)), (n_c, *(n_c * rate for rate in usual)))
         gain = max(self._health.log_factors(expected, rates, alone)) / n_c
-        return ceil((self._health.threshold - self._health_evidence.log_e) / gain) if gain > _NO_GAIN else None
+        return ceil(missing / gain) if gain > NO_GAIN else None
 
     def state(self) -> dict[str, Any]:
         """JSON-ready; `Comparison(..., state)` goes on exactly here."""

@@ -19,11 +19,17 @@ class Outcome(IntEnum):
 
 
 class Action(StrEnum):
-    """What a verdict asks of the rollout. `CONTINUE` asks for nothing."""
+    """What a verdict asks of the rollout, from the mildest to the strongest. `CONTINUE` asks for nothing.
+
+    `FREEZE`: stable itself is bad, so no step, no promotion, no dwell until both variants are well again. `STEP_BACK`: the same,
+    and back to the weight before, for it began right after a step up.
+    """
 
     CONTINUE = "continue"
     PROMOTE = "promote"
     WARN = "warn"
+    FREEZE = "freeze"
+    STEP_BACK = "step_back"
     PAUSE = "pause"
     ROLLBACK = "rollback"
 
@@ -33,7 +39,8 @@ class MetricVerdict:
     """One metric's finding.
 
     `evidence` and `threshold` are natural logarithms of e-values (harm proven when evidence >= threshold); `promote_evidence`
-    and `promote_threshold` the same for health. `numbers` holds what the sentence was made from (JSON-ready).
+    and `promote_threshold` the same for health. `required`: no promotion without its `PASS`. `numbers` is what the sentence was
+    made from (JSON-ready).
     """
 
     metric: str
@@ -45,13 +52,20 @@ class MetricVerdict:
     promote_evidence: float = 0.0
     promote_threshold: float = 0.0
     numbers: dict[str, Any] = field(default_factory=dict)
+    required: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The whole tick's finding: the worst metric's outcome, the strongest action asked for, and its sentence."""
+    """The whole tick's finding: the worst metric's outcome, the strongest action asked for, and its sentence.
+
+    `certain`: health is proven at the much stricter level that allows a step to be skipped. `quarantine`: groups of users
+    (`sample.GROUPS`) that are to be left out of both variants' counts until the rollout's end, all of them each time.
+    """
 
     outcome: Outcome
     action: Action
     sentence: str
     metrics: tuple[MetricVerdict, ...] = ()
+    certain: bool = False
+    quarantine: tuple[int, ...] = ()

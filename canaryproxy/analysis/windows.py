@@ -86,6 +86,10 @@ class Windows:
         else:
             self._slices = [*self._slices[-self.WINDOWS[-1][1] + 1 :], block]
 
+    def last(self, slices: int) -> Seen:
+        """The counts of the newest slices of 5 s."""
+        return Seen(f"in the last {slices * self.SLICE:.0f} s", self._sum(self._slices[-slices:]))
+
     def worse_by(self, difference: float, canary_kind: int, least: int) -> Seen | None:
         """The first window with `least` canary requests in which their rate of `canary_kind` is above stable's of kind 0."""
         recent = [Seen(name, self._sum(self._slices[-count:])) for name, count in self.WINDOWS]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from math import exp
 
+#: Evidence is said in numbers up to about a million to 1, in natural logarithms.
+_COUNTED = 13.8
+
 
 def percent(part: float, whole: float) -> str:
     """`2.0 %`, `0.10 %`, `50 %`; `-` of nothing."""
@@ -21,7 +24,7 @@ def share(part: float, whole: float) -> str:
 
 def odds(log_e: float) -> str:
     """`858 to 1` of a natural logarithm."""
-    if log_e > 13.8:
+    if log_e > _COUNTED:
         return "over a million to 1"
     value = exp(log_e)
     if value < 0.05:
@@ -31,7 +34,7 @@ def odds(log_e: float) -> str:
 
 def limit(log_e: float) -> str:
     """`(acts at 286)` of a natural logarithm."""
-    return f"(acts at {exp(log_e):.0f})"
+    return f"(acts at {exp(log_e):.0f})" if log_e <= _COUNTED else "(acts at over a million)"
 
 
 def points(fraction: float) -> str:
@@ -53,3 +56,8 @@ def still_needed(requests: int | None) -> str:
     if requests is None:
         return "no number of requests like these would prove it"
     return f"needs about {requests} more canary requests as good as stable's"
+
+
+def users(count: int) -> str:
+    """`7 users`."""
+    return "1 user" if count == 1 else f"{count} users"

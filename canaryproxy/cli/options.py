@@ -33,10 +33,11 @@ ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kep
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """The proxy that a command talks to, and how it shows the answer."""
+    """The proxy that a command talks to, how it shows the answer, and the file of `--config`."""
 
     admin: Admin
     as_json: bool
+    config: Path | None = None
 
     def show(self, answer: Any, text: str) -> None:
         """Print the answer: all of it as JSON for programs, `text` for people."""
@@ -74,7 +75,7 @@ def operating(command: Callable[Concatenate[Session, _P], None]) -> Callable[...
     def run(
         admin: str | None, token_file: Path | None, config: Path | None, as_json: bool, *args: _P.args, **own: _P.kwargs
     ) -> None:
-        command(Session(locate(admin, token_file, config), as_json), *args, **own)
+        command(Session(locate(admin, token_file, config), as_json, config), *args, **own)
 
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
     shared = inspect.signature(_shared_options, eval_str=True).parameters.values()

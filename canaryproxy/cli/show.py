@@ -1,4 +1,4 @@
-"""What is going on: `status` (a table, once or each second) and `decisions` (what was decided, when and why)."""
+"""What is going on: `status`, a table, once or each second."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from canaryproxy.cli.client import UnreachableError
 from canaryproxy.cli.options import RouteArgument, Session, operating
-from canaryproxy.cli.text import Answer, cell, findings, moment, step
+from canaryproxy.cli.text import Answer, cell, findings, step
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -48,18 +48,6 @@ def status(
         _watch(session, look)
     except KeyboardInterrupt:
         return
-
-
-@operating
-def decisions(
-    session: Session,
-    route: RouteArgument = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, the newest first.")] = 20,
-) -> None:
-    """List what was decided, and on which numbers."""
-    answer = session.admin.get(f"{session.admin.route(route, 'decisions')}?limit={limit}")
-    lines = [f"{moment(made['at'])}  {made['kind']:<8}  {made['sentence']}" for made in answer["decisions"]]
-    session.show(answer, "\n".join(lines) or "nothing has been decided yet")
 
 
 def _show(session: Session, answer: Answer) -> None:

@@ -40,6 +40,10 @@ def findings(answer: Answer) -> list[str]:
         lines.append(f"{phase.replace('_', ' ')}: {answer['reason']}")
     if phase in ("progressing", "baking"):
         lines.append(f"held for {answer['held']:.0f} of {answer['hold']:.0f} s")
+    if answer["frozen"]:
+        lines.append("frozen: stable itself is bad; goes on by itself when it is well again")
+    if answer["users"]["exposed"] and phase not in ("idle", "promoted"):
+        lines.append(f"users exposed: {answer['users']['exposed']:,}, hurt: {answer['users']['hurt']:,}")
     if answer["verdict"] and phase in ("progressing", "paused", "baking"):
         lines.append(f"{answer['verdict']}: {answer['sentence']}")
     if not answer["saved"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -14,6 +14,8 @@ class Model(BaseModel):
     """Base: immutable, unknown keys refused. Defaults are written as code sees them (seconds, basis points)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+    #: What keys of the user's own hold, in a section that may have them.
+    others: ClassVar[type[BaseModel] | None] = None
 
     @model_validator(mode="before")
     @classmethod

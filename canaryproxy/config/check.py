@@ -14,13 +14,16 @@ from itertools import combinations, pairwise
 from canaryproxy.config import check_network
 from canaryproxy.config.check_network import Finding, found, is_loopback, reported
 from canaryproxy.config.explain import did_you_mean
+from canaryproxy.config.metrics import OnBreach
+from canaryproxy.config.names import parse_name
 from canaryproxy.config.quantities import format_duration, format_percent
-from canaryproxy.config.schema import Config, OnBreach, Rollout, Route
+from canaryproxy.config.schema import Config, Rollout, Route
 from canaryproxy.errors import Problem
 
 MIN_HOLD = 60  # seconds; below it a fault that needs a minute of traffic to show is not seen
 MAX_FIRST_WEIGHT = 1_000  # basis points
 MAX_JUMP = 10  # times the weight before
+MAX_GOALS = 8  # of a route: so many words of a worker's ledger are theirs
 
 _RISK = "set i_accept_the_risk: true"
 _BLUE_GREEN = "that is a sped-up blue-green, not a canary"
@@ -133,8 +136,32 @@ def _risks(place: str, rollout: Rollout) -> Iterator[Finding]:
         yield found(f"{place}.steps[{len(rollout.steps) - 1}].weight", what, f"add a step, or {_RISK}")
 
 
+# --- goals ---
+
+
+def _goals(config: Config) -> Iterator[Finding]:
+    for name, route in config.routes.items():
+        goals = route.metrics.goals
+        if len(goals) > MAX_GOALS:
+            what = f"has {len(goals)} goals ({', '.join(goals)})"
+            yield found(f"routes.{name}.metrics", what, f"keep the {MAX_GOALS} that matter most")
+        for goal in goals:
+            try:
+                parse_name(goal)
+            except ValueError as error:
+                what, _, hint = str(error).partition("; ")
+                yield found(f"routes.{name}.metrics.{goal!r}", what, hint)
+
+
 _JUMP = f"a jump of more than {MAX_JUMP} times"
-_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (*check_network.RULES, _pools_of_routes, _matches, _users, _steps)
+_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
+    *check_network.RULES,
+    _pools_of_routes,
+    _matches,
+    _users,
+    _steps,
+    _goals,
+)
 
 
 # --- warnings ---
@@ -176,8 +203,14 @@ def _pools_in_doubt(config: Config) -> Iterator[Problem]:
 
 def _unguarded(place: str, route: Route) -> Iterator[Problem]:
     metrics = (route.metrics.error_rate, route.metrics.latency_p95)
-    if all(metric.dry_run or metric.on_breach is OnBreach.WARN for metric in metrics):
-        yield Problem(f"{place}.metrics", "nothing can stop or undo a bad rollout", "let one metric roll back, without dry_run")
+    if all(metric is None or metric.dry_run or metric.on_breach is OnBreach.WARN for metric in metrics):
+        what = "neither errors nor slowness can stop or undo a bad rollout"
+        yield Problem(f"{place}.metrics", what, "let one of the two roll back, without dry_run")
+    for name in ("client_errors", "response_size"):
+        metric = getattr(route.metrics, name)
+        if metric is not None and metric.on_breach is OnBreach.ROLLBACK and not metric.dry_run:
+            what = "is not looked at user by user: one client with odd requests can roll a healthy canary back"
+            yield Problem(f"{place}.metrics.{name}", what, "let it pause")
     if route.rollout.bake < MIN_HOLD and not route.rollout.i_accept_the_risk:
         what = f"{format_duration(route.rollout.bake)} at 100% is too short to see harm before the canary becomes stable"
         yield Problem(f"{place}.rollout.bake", what, f"bake for at least {format_duration(MIN_HOLD)}")

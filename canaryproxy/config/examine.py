@@ -80,4 +80,6 @@ def _stand_in(keys: list[str]) -> dict[str, Any]:
             return {"from": ["192.0.2.0/24"]}
         case ["pools", _, "health", "path"]:
             return {"path": "/"}
+        case ["routes", _, "metrics", _, "goal", "path"]:
+            return {"path": "/"}
     return {}

@@ -74,7 +74,13 @@ def _sentence(detail: ErrorDetails, place: tuple[str | int, ...], written: Any) 
     match detail["type"]:
         case "extra_forbidden":
             keys = _keys(place[:-1])
+            if place[-1] == "goal" and place[2:3] == ("metrics",):
+                return f"{place[-2]} is a metric, which a goal cannot be named after", "give the goal a name of its own"
             return "unknown key", f"{did_you_mean(place[-1], keys)}keys here: {', '.join(keys)}"
+        case "no_metric":
+            keys = _keys(place[:-1])
+            own = "or, for a goal by a name of your own, add goal: {path: /checkout} or goal: posted"
+            return "is neither a metric nor a goal", f"{did_you_mean(place[-1], keys)}metrics: {', '.join(keys)}; {own}"
         case "missing":
             return "is missing", f"add it: {_description(place)}"
         case _ if written is None:
@@ -106,6 +112,8 @@ def _about_value(kind: str, context: dict[str, Any], place: tuple[str | int, ...
             return f"{written!r} is too small", f"write more than {_as_written(place, context['gt'])}"
         case "greater_than_equal":
             return f"{written!r} is too small", f"write at least {_as_written(place, context['ge'])}"
+        case "less_than":
+            return f"{written!r} is too large", f"write less than {_as_written(place, context['lt'])}"
         case "less_than_equal":
             return f"{written!r} is too large", f"write at most {_as_written(place, context['le'])}"
         case "int_parsing" | "int_type" | "int_from_float" | "int_parsing_size":
@@ -141,7 +149,7 @@ def _field(place: Sequence[str | int]) -> tuple[FieldInfo | None, Any]:
     for part in place:
         if model := _model_in(kind):
             field = next((field for name, field in model.model_fields.items() if (field.alias or name) == part), None)
-            kind = field.annotation if field else None
+            kind = field.annotation if field else getattr(model, "others", None)
         else:  # dict[Name, Pool] or tuple[Step, ...]
             field = None
             kind = (get_args(kind) or (None,))[0 if isinstance(part, int) else -1]

@@ -14,8 +14,9 @@ from pydantic import BeforeValidator, Field
 
 from canaryproxy.config.base import Model, OrFalse
 from canaryproxy.config.listening import AccessLogOrFalse, AddressOrFalse, ProxyProtocol, Tls, write_false_for_null
+from canaryproxy.config.metrics import Metrics
 from canaryproxy.config.names import FieldName, HostHeader, HostPattern, Name, Network, PathPrefix, Protocol
-from canaryproxy.config.quantities import Address, Duration, ListenAddress, Percent, Points, Size
+from canaryproxy.config.quantities import Address, Duration, ListenAddress, Percent, Size
 from canaryproxy.config.upstreams import Pool
 
 __all__ = ["Config", "Pool"]
@@ -32,14 +33,6 @@ def _worker_count(value: Any) -> Any:
 
 #: Number of worker processes, or one for each core.
 Workers = Annotated[int | Literal["auto"], BeforeValidator(_worker_count)]
-
-
-class OnBreach(StrEnum):
-    """What a proven breach does to the rollout."""
-
-    ROLLBACK = "rollback"
-    PAUSE = "pause"
-    WARN = "warn"
 
 
 class OnInconclusive(StrEnum):
@@ -166,30 +159,8 @@ class Rollout(Model):
     auto_start: bool = Field(False, description="start by itself when a canary pool is seen for the first time")
     confidence: Percent = Field(9900, ge=9000, le=9999, description="1 - chance that a healthy canary is ever rolled back")
     min_requests: int = Field(100, ge=0, description="judged canary requests that each step needs at least")
+    skip_steps_when_certain: bool = Field(False, description="one step less, but never all, where health is more than proven")
     i_accept_the_risk: bool = Field(False, description="allows holds under 60s, a first step over 10% and jumps over 10x")
-
-
-class ErrorRate(Model):
-    """5xx, connect failures, resets, timeouts and requests without an answer, against stable."""
-
-    max_increase: Points = Field(0.01, gt=0)
-    on_breach: OnBreach = OnBreach.ROLLBACK
-    dry_run: bool = False
-
-
-class LatencyP95(Model):
-    """95th percentile of the time to the whole response, against stable; to its head where it goes on for over 5 s."""
-
-    max_increase: Duration = Field(0.05, gt=0, le=10)
-    on_breach: OnBreach = OnBreach.ROLLBACK
-    dry_run: bool = False
-
-
-class Metrics(Model):
-    """What the canary is judged by."""
-
-    error_rate: ErrorRate = ErrorRate()
-    latency_p95: LatencyP95 = LatencyP95()
 
 
 class Route(Model):

@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from canaryproxy.clock import Clock, SystemClock
 from canaryproxy.config.schema import Config
@@ -22,12 +21,14 @@ from canaryproxy.errors import NotFoundError, StoreError
 from canaryproxy.rollout.model import Event, Plan, Retry, Rollout, Start
 from canaryproxy.shared.board import Applied, Board
 from canaryproxy.shared.layout import Segment
-from canaryproxy.store.base import Saved, Store
+from canaryproxy.store.base import JournalBlock, Saved, Store
 
 #: Ticks come this much after a full second of the monotonic clock: what began in it has been written down (`sampler.GRACE`).
 _PHASE = 0.2
 #: Seconds between two looks at the acknowledgements.
 _LOOK = 0.005
+
+T = TypeVar("T")
 
 _log = logging.getLogger("canaryproxy.control")
 
@@ -103,17 +104,28 @@ class Controller:
 
     def start_event(self, name: str, by: str = "operator") -> Start:
         """The start of this route's plan, with a salt of its own."""
-        return Start(Plan.from_config(self.route(name).config.rollout), secrets.randbits(32), by)
+        return Start(Plan.from_config(self.route(name).config.rollout), self.route(name).take_salt(), by)
 
     def retry_event(self, name: str) -> Retry:
         """The same after a rollback."""
-        return Retry(Plan.from_config(self.route(name).config.rollout), secrets.randbits(32))
+        return Retry(Plan.from_config(self.route(name).config.rollout), self.route(name).take_salt())
 
     async def decisions(self, name: str, limit: int, before_id: int | None) -> list[dict[str, Any]]:
         """The route's saved decisions, newest first; raises StoreError when the store fails or does not answer."""
+        return await self._read(self._store.decisions, name, limit, before_id)
+
+    async def rollouts(self, name: str) -> list[str]:
+        """The rollouts of which there is a journal, the newest first; raises as `decisions` does."""
+        return await self._read(self._store.rollouts, name)
+
+    async def journal(self, name: str, rollout: str, limit: int, after: int) -> list[tuple[int, JournalBlock]]:
+        """Blocks of a rollout's journal in their order, each with its id; raises as `decisions` does."""
+        return await self._read(self._store.journal, name, rollout, limit, after)
+
+    async def _read(self, read: Callable[..., T], name: str, *rest: Any) -> T:
+        """What the store answers about a route."""
         self.route(name)
-        loop = asyncio.get_running_loop()
-        reading = loop.run_in_executor(self.thread, self._store.decisions, name, limit, before_id)
+        reading = asyncio.get_running_loop().run_in_executor(self.thread, read, name, *rest)
         try:
             return await asyncio.wait_for(reading, self._save_limit)
         except TimeoutError:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+import secrets
 from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
@@ -18,13 +19,16 @@ from typing import Any
 from canaryproxy.analysis.describe import describe_verdict
 from canaryproxy.analysis.judge import Judge
 from canaryproxy.analysis.sample import Tick as Sample
-from canaryproxy.analysis.settings import JudgeSettings
 from canaryproxy.analysis.verdict import Action, Outcome, Verdict
 from canaryproxy.clock import Clock
 from canaryproxy.config import schema
+from canaryproxy.control.goals import PostedGoals
+from canaryproxy.control.journal import Journal
 from canaryproxy.control.recovery import recover_route, show
 from canaryproxy.control.sampler import Sampler
 from canaryproxy.control.saver import Saver
+from canaryproxy.control.settings import judge_settings
+from canaryproxy.control.share import Share
 from canaryproxy.rollout.machine import advance
 from canaryproxy.rollout.model import EVERYBODY, Event, Phase, Record, ResetEvidence, Rollout, Save, SetSplit, Tick
 from canaryproxy.shared.board import Board
@@ -38,7 +42,7 @@ _STANDSTILL = 3.0
 #: Seconds without a judged request of the canary after which people are told.
 _SILENCE = 30.0
 #: Kinds of decisions that somebody should look at.
-_ALARMING = {"rollback", "pause", "warning"}
+_ALARMING = {"rollback", "pause", "warning", "freeze", "step_back"}
 
 _log = logging.getLogger("canaryproxy.control")
 
@@ -62,13 +66,23 @@ class RouteControl:
         self._board, self._clock = Board(segment), clock
         recovered = recover_route(name, config, slot, self._board, saved, clock=clock)
         self.rollout = recovered.rollout
-        self.judge = Judge(judge_settings(self.config), _evidence(saved, self.rollout))
+        settings = judge_settings(self.config)
+        self.judge = Judge(settings, _evidence(saved, self.rollout))
+        self.journal = Journal(settings, lambda: self.judge)
+        #: Drawn before it is needed: what users send at rest is counted under it, to know the share of requests to expect.
+        self._next_salt: int = _kept(saved, "next_salt", 0)
+        if self.rollout.in_progress:
+            self.journal.resume(self.rollout, saved.journal if saved else None)
         self._segment = segment
-        self._sample_anew(clock.monotonic())
-        self.sampler.publish(clock.monotonic(), self.judge.thresholds_us)
+        self.goals = PostedGoals(config.metrics.goals, self._board, slot)
+        self.sampler = self._make_sampler(Share(segment, slot, _kept(saved, "share", None)))
+        self.sampler.publish(clock.monotonic(), self.judge.questions, self.judge.slow_us)
+        #: The last tick, for people.
+        self.sample: Sample | None = None
+        self._draw_salt()
         self._late, self.standstills = False, 0
-        self._silence = 0.0
-        self.saver = Saver(name, store, thread, lambda: (self.rollout, self.judge.state()), self._written)
+        self._silence, self._found = 0.0, ""
+        self.saver = Saver(name, store, thread, self._snapshot, self._written, journal=self.journal)
         #: The last finding, kept after the rollout's end for people to read.
         self.verdict: Verdict | None = None
         self._noted = (Outcome.INCONCLUSIVE, Action.CONTINUE)
@@ -101,10 +115,10 @@ class RouteControl:
 
     def tick(self, now: float) -> None:
         """Sample, judge and decide, at monotonic time `now`."""
-        sample = self.sampler.sample(now)
+        self.sample = sample = self.goals.merge(self.sampler.sample(now))
         checkpoint = now - self._checkpoint >= (_CHECKPOINT if self.rollout.in_progress else _CHECKPOINT_AT_REST)
         if self._is_standstill(sample.elapsed):
-            self._sample_anew(now)
+            self._sample_anew()
         elif self.rollout.in_progress:
             self.verdict = self._judge(sample)
             if checkpoint:
@@ -112,7 +126,8 @@ class RouteControl:
             self.handle(Tick(self.verdict, sample.elapsed))
         else:
             self.judge.observe(sample)
-        self.sampler.publish(now, self.judge.thresholds_us)
+            self._draw_salt()
+        self.sampler.publish(now, self.judge.questions, self.judge.slow_us)
         if checkpoint:
             self._checkpoint = now
             self.saver.request()
@@ -129,9 +144,26 @@ class RouteControl:
         fresh = rollout.phase is Phase.IDLE and rollout.canary is not None and rollout.canary not in rollout.settled
         return self.config.rollout.auto_start and fresh
 
-    def _sample_anew(self, now: float) -> None:
+    def take_salt(self) -> int:
+        """The salt of the rollout that starts now (32 bits)."""
+        if self._next_salt == self.rollout.salt:
+            self._next_salt = _new_salt(self.rollout.salt)
+        return self._next_salt
+
+    def _draw_salt(self) -> None:
+        """Between two rollouts: have what users send counted under the salt of the next one."""
+        if not self.rollout.in_progress:
+            self._board.publish_next_salt(self.slot, self.take_salt())
+
+    def _snapshot(self) -> tuple[Rollout, dict[str, Any]]:
+        return self.rollout, self.judge.state() | {"next_salt": self._next_salt, "share": self.sampler.weights}
+
+    def _sample_anew(self) -> None:
         """Count from now on: a request that hangs already never counts as hanging."""
-        self.sampler = Sampler(self._segment, self.slot, now)
+        self.sampler = self._make_sampler(self.sampler.share)
+
+    def _make_sampler(self, share: Share) -> Sampler:
+        return Sampler(self._segment, self.slot, self._clock.monotonic(), share, goals=len(self.goals.names))
 
     def _is_standstill(self, elapsed: float) -> bool:
         """Whether a tick says nothing about the canary: nothing ran before it, or deadlines that passed meanwhile end in it.
@@ -145,7 +177,13 @@ class RouteControl:
         return before is not self._late
 
     def _judge(self, sample: Sample) -> Verdict:
-        verdict = self.judge.judge(sample, full_weight=self.rollout.weight_bp == EVERYBODY)
+        full_weight = self.rollout.weight_bp == EVERYBODY
+        verdict = self.judge.judge(sample, full_weight=full_weight)
+        self.journal.judged(sample, full_weight, verdict)
+        self._found = verdict.sentence
+        if verdict.quarantine != self._board.quarantined(self.slot):
+            self._board.quarantine(self.slot, verdict.quarantine)
+            _log.warning("route %s: users in groups %s are not judged any more", self.name, verdict.quarantine)
         self._silence = 0.0 if sample.canary.resolved else self._silence + sample.elapsed
         if self._silence < _SILENCE or not self.rollout.weight_bp or verdict.action is not Action.CONTINUE:
             return verdict
@@ -154,9 +192,11 @@ class RouteControl:
     def _reset_evidence(self, scope: str) -> None:
         if scope == "step":
             self.judge.begin_step()
+            self.journal.step()
             return
         self.judge.begin_rollout()
-        self._sample_anew(self._clock.monotonic())
+        self.journal.begin(self.rollout)
+        self._sample_anew()
         self._silence = 0.0
         self.verdict, self._noted = None, (Outcome.INCONCLUSIVE, Action.CONTINUE)
 
@@ -170,6 +210,9 @@ class RouteControl:
 
     def _record(self, record: Record, note: str) -> None:
         data = record.data | ({"note": note} if note else {})
+        if "verdict" in data:
+            # What the judge itself said, for that is what a replay gives; the record's own sentence may say more.
+            data |= {"verdict": data["verdict"] | {"sentence": self._found}, "journal": self.journal.position}
         self.saver.note(Decision(self._clock.wall(), record.kind, record.sentence, data))
         level = logging.WARNING if record.kind in _ALARMING else logging.INFO
         _log.log(level, "route %s: %s%s", self.name, record.sentence, f" [{note}]" if note else "")
@@ -179,19 +222,14 @@ class RouteControl:
             show(self._board, self.slot, self.config, self.rollout.split)
 
 
-def judge_settings(route: schema.Route) -> JudgeSettings:
-    """What the route's configuration demands of a canary."""
-    errors, latency = route.metrics.error_rate, route.metrics.latency_p95
-    return JudgeSettings(
-        error_margin=errors.max_increase,
-        error_action=Action(errors.on_breach),
-        error_dry_run=errors.dry_run,
-        latency_margin_us=round(latency.max_increase * 1e6),
-        latency_action=Action(latency.on_breach),
-        latency_dry_run=latency.dry_run,
-        alpha=(10_000 - route.rollout.confidence) / 10_000,
-        min_requests=route.rollout.min_requests,
-    )
+def _new_salt(old: int) -> int:
+    salt = secrets.randbits(32)
+    return salt if salt != old else salt ^ 1
+
+
+def _kept(saved: Saved | None, what: str, default: Any) -> Any:
+    """What was saved beside the evidence; it is about the users, whatever the pools are."""
+    return ((saved.evidence if saved else None) or {}).get(what, default)
 
 
 def _evidence(saved: Saved | None, rollout: Rollout) -> dict[str, Any] | None:

@@ -3,145 +3,108 @@
 Called by `control.route` once a second. The ledger only grows, so a tick is a difference of two readings; what it has to get
 right is time. A request belongs to the second in which it started (docs/statistics.md 3), and the seconds share a ring of places:
 
-    second j begins .. j+1   + largest threshold      + T_HANG             j+16 begins
-    |  requests start  |  -> its latency cohort is due  -> the place is quiet  | the place counts on for j+16
+    second j begins .. j+1   + a question's largest threshold     + T_HANG             j+16 begins
+    |  requests start  |  -> its cohort is due to that question  -> the place is quiet  | the place counts on for j+16
 
 A request without an answer when its place is quiet hangs: it is resolved, and failed. Hangs are counted as the growth of the
 place's unanswered requests from one quiet moment to the next, so a late tick finds them 16 s later instead of losing them,
 and an end that is written late takes its hang back. Only a latency cohort whose place was reused before a late tick is lost
-(its counts cannot be told from the next one's).
+(its counts cannot be told from the next one's). One variant's readings are in `control.arm`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from canaryproxy.analysis.sample import T_HANG, ArmTick, Cohort, Tick
+from canaryproxy.analysis.sample import T_HANG, Tick
+from canaryproxy.control.arm import Arm, Due
 from canaryproxy.control.recent import Recent
+from canaryproxy.control.share import Share
+from canaryproxy.routing.split import BUCKETS
 from canaryproxy.shared.board import Board
-from canaryproxy.shared.layout import CANARY, RING, STABLE, THRESHOLDS, Count, Segment
-from canaryproxy.shared.ledger import Block, read_block
+from canaryproxy.shared.layout import CANARY, GOALS, RING, STABLE, Segment
 
 #: A worker writes an end this much after its time stamp, at most (later ones are taken back, see above).
 GRACE = 0.1
-#: Seconds whose thresholds are fixed in advance: two ticks may be late before one begins without.
+#: Seconds whose edges are fixed in advance: two ticks may be late before one begins without.
 AHEAD = 3
 
-_UNKNOWN = (0,) * THRESHOLDS
-_Due = Sequence[tuple[int, tuple[int, ...]]]
+Questions = Mapping[str, tuple[int, ...]]
 
 
 class Sampler:
-    """One slot's readings. Counts from the moment it is made: what hung before is not counted, answers that come later are."""
+    """One slot's readings. Counts from the moment it is made: what hung before is not counted, answers that come later are.
 
-    def __init__(self, segment: Segment, slot: int, now: float) -> None:
-        self._segment, self._slot, self._board = segment, slot, Board(segment)
+    `share`, where an earlier sampler's is given, goes on. `goals` is how many the route has.
+    """
+
+    def __init__(self, segment: Segment, slot: int, now: float, share: Share | None = None, *, goals: int = GOALS) -> None:
+        self._slot, self._board = slot, Board(segment)
         self._now = now
-        self._awaited: set[int] = set()
-        self._arms = tuple(_Arm(read_block(segment, slot, variant)) for variant in (STABLE, CANARY))
-        self._rest(self._quiet(now))
+        self.share = share or Share(segment, slot)
+        #: The questions that are open, for each second whose edges were fixed here.
+        self._asked: dict[int, dict[str, tuple[int, ...]]] = {}
+        self._stable, self._canary = (Arm(segment, slot, variant, goals) for variant in (STABLE, CANARY))
+        self._rest(_quiet(now))
 
     @property
     def recent(self) -> tuple[Recent, Recent]:
         """The last minute of stable and canary."""
-        stable, canary = self._arms
-        return stable.recent, canary.recent
+        return self._stable.recent, self._canary.recent
+
+    @property
+    def weights(self) -> dict[str, Any] | None:
+        """What is known of the users' shares, JSON-ready: `Share(segment, slot, weights)` goes on with it."""
+        return self.share.state()
 
     def sample(self, now: float) -> Tick:
         """What became final since the last call, at monotonic time `now`."""
         elapsed, self._now = now - self._now, now
-        due, quiet = self._due(now), self._quiet(now)
-        stable, canary = (
-            arm.tick(read_block(self._segment, self._slot, variant), elapsed, due, quiet)
-            for variant, arm in zip((STABLE, CANARY), self._arms, strict=True)
-        )
+        due, quiet = self._due(now), _quiet(now)
+        split = self._board.read(self._slot)
+        stable = self._stable.tick(elapsed, due, quiet, split.salt)
+        canary = self._canary.tick(elapsed, due, quiet, split.salt)
         self._rest(quiet)
-        return Tick(elapsed, stable, canary)
+        self.share.look(now, at_rest=not split.weight_bp)
+        share = self.share.of(split.salt, split.weight_bp)
+        return Tick(elapsed, stable, canary, split.weight_bp / BUCKETS, share)
 
-    def publish(self, now: float, thresholds_us: tuple[int, ...]) -> None:
-        """Fix the thresholds of the next seconds, none of which has begun; all zero where the judge knows none."""
+    def publish(self, now: float, questions: Questions, slow_us: int) -> None:
+        """Fix the edges of the next seconds, none of which has begun: the thresholds (ascending) of all questions together.
+
+        To be called right after `sample(now)` or the making, which have just read the places of these seconds while quiet.
+        Raises ValueError if there are more than `layout.EDGES` different ones.
+        """
+        edges = sorted({threshold for thresholds in questions.values() for threshold in thresholds})
         first = int(now + GRACE) + 1
         for second in range(first, first + AHEAD):
-            known = thresholds_us if len(thresholds_us) == THRESHOLDS else _UNKNOWN
-            self._board.publish_thresholds(self._slot, second, known)
+            self._board.publish_edges(self._slot, second, edges, slow_us)
+            self._asked[second] = {name: thresholds for name, thresholds in questions.items() if thresholds}
 
-    def _quiet(self, now: float) -> dict[int, int]:
-        """{place: its newest second} of the places whose requests are all answered, withdrawn or hung."""
-        seconds = range(int(now) - RING + 1, int(now) + 1)
-        return {second % RING: second for second in seconds if now - GRACE >= second + 1 + T_HANG}
-
-    def _rest(self, quiet: dict[int, int]) -> None:
+    def _rest(self, quiet: Sequence[int]) -> None:
         """A quiet place is the reading that its next second will be compared with."""
-        self._awaited.update(second + RING for second in quiet.values())
-        for arm in self._arms:
+        for arm in (self._stable, self._canary):
             arm.rest(quiet)
 
-    def _due(self, now: float) -> _Due:
-        """The seconds all of whose requests are past their largest threshold, with the thresholds that workers used."""
+    def _due(self, now: float) -> list[Due]:
+        """The questions to seconds all of whose requests are past the question's largest threshold."""
         due = []
-        for second in sorted(self._awaited):
-            thresholds = self._board.thresholds(self._slot, second)
-            if second > now or now - GRACE < second + 1 + min(thresholds[-1] / 1e6, T_HANG):
-                continue
-            if second + RING > now and thresholds[-1]:
-                due.append((second, thresholds))
-            self._awaited.remove(second)
+        for second, open_questions in sorted(self._asked.items()):
+            if second > now:
+                break
+            edges, is_lost = self._board.edges(self._slot, second), second + RING <= now
+            for name, thresholds in list(open_questions.items()):
+                if now - GRACE >= second + 1 + min(thresholds[-1] / 1e6, T_HANG):
+                    del open_questions[name]
+                    if not is_lost:
+                        due.append(Due(second, name, thresholds, tuple(edges.index(threshold) for threshold in thresholds)))
+            if not open_questions:
+                del self._asked[second]
         return due
 
 
-class _Arm:
-    """One variant's last reading and what is kept of earlier ones."""
-
-    def __init__(self, block: Block) -> None:
-        self._block = block
-        #: For each place: the cohort's words, and the unanswered requests, when it was last quiet.
-        self._before = [block.cohort(place) for place in range(RING)]
-        self._unanswered: list[int | None] = [None] * RING
-        self._resolved = self._failed = 0
-        self.recent = Recent()
-
-    def rest(self, quiet: dict[int, int]) -> None:
-        """Keep the readings of the quiet places."""
-        for place in quiet:
-            self._before[place] = reading = self._block.cohort(place)
-            self._unanswered[place] = _unanswered(reading)
-
-    def tick(self, block: Block, elapsed: float, due: _Due, quiet: dict[int, int]) -> ArmTick:
-        """The differences to the last reading."""
-        last, self._block = self._block, block
-        hung = sum(self._hung(block, place) for place in quiet)
-        resolved, failed = self._settle(
-            block[Count.RESOLVED] - last[Count.RESOLVED] + hung, block[Count.FAILED] - last[Count.FAILED] + hung
-        )
-        arm = ArmTick(
-            resolved=resolved,
-            failed=failed,
-            cohorts=tuple(self._cohort(block, second, thresholds) for second, thresholds in due),
-            latency={n: new - old for n, (new, old) in enumerate(zip(block.latency, last.latency, strict=True)) if new != old},
-        )
-        self.recent.add(elapsed, block[Count.STARTED] - last[Count.STARTED], arm)
-        return arm
-
-    def _hung(self, block: Block, place: int) -> int:
-        known = self._unanswered[place]
-        return 0 if known is None else _unanswered(block.cohort(place)) - known
-
-    def _settle(self, resolved: int, failed: int) -> tuple[int, int]:
-        """Counts that can be given out: a hang that is taken back is subtracted from what comes, never below zero."""
-        self._resolved += resolved
-        self._failed += failed
-        resolved = max(0, self._resolved)
-        failed = min(max(0, self._failed), resolved)
-        self._resolved -= resolved
-        self._failed -= failed
-        return resolved, failed
-
-    def _cohort(self, block: Block, second: int, thresholds: tuple[int, ...]) -> Cohort:
-        before = self._before[second % RING]
-        started, *classes, withdrawn = (new - old for new, old in zip(block.cohort(second), before, strict=True))
-        return Cohort(thresholds, started - withdrawn, tuple(sum(classes[: n + 1]) for n in range(THRESHOLDS)))
-
-
-def _unanswered(reading: tuple[int, ...]) -> int:
-    started, *ended = reading
-    return started - sum(ended)
+def _quiet(now: float) -> list[int]:
+    """The places of the ring whose requests are all answered, withdrawn or hung."""
+    seconds = range(int(now) - RING + 1, int(now) + 1)
+    return [second % RING for second in seconds if now - GRACE >= second + 1 + T_HANG]

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
 
+from canaryproxy.control.journal import Batch, Journal
 from canaryproxy.rollout.model import Rollout
 from canaryproxy.store.base import Decision, Store
 
@@ -24,7 +25,7 @@ _log = logging.getLogger("canaryproxy.control")
 
 
 class Saver:
-    """Writes what `snapshot` returns; tells `written` which rollout is on disk now."""
+    """Writes what `snapshot` returns, with the journal that led to it; tells `written` which rollout is on disk now."""
 
     def __init__(
         self,
@@ -33,9 +34,12 @@ class Saver:
         thread: Executor,
         snapshot: Callable[[], tuple[Rollout, dict[str, Any]]],
         written: Callable[[Rollout], None],
+        *,
+        journal: Journal,
     ) -> None:
         self._route, self._store, self._thread = route, store, thread
         self._snapshot, self._written = snapshot, written
+        self._journal = journal
         self._decisions: list[Decision] = []
         self._wanted = self._done = 0
         self._task: asyncio.Task[None] | None = None
@@ -86,19 +90,22 @@ class Saver:
         loop = asyncio.get_running_loop()
         while not self.saved:
             ticket, decisions = self._wanted, self._decisions
-            rollout, evidence = self._snapshot()
+            (rollout, evidence), batch = self._snapshot(), self._journal.take()
             try:
-                await loop.run_in_executor(
-                    self._thread, self._store.save, self._route, rollout.to_dict(), evidence, tuple(decisions)
-                )
+                await loop.run_in_executor(self._thread, self._save, rollout.to_dict(), evidence, tuple(decisions), batch)
             except Exception as error:  # whatever a store raises: the rollout goes on, and the next tick tries again
                 self._failed(str(error))
                 return
+            self._journal.confirm(batch)
             written = set(map(id, decisions))
             self._decisions = [decision for decision in self._decisions if id(decision) not in written]
             self._done = ticket
             self._recovered()
             self._written(rollout)
+
+    def _save(self, rollout: dict[str, Any], evidence: dict[str, Any], decisions: tuple[Decision, ...], batch: Batch) -> None:
+        """In the store's thread: packing is work that no tick has to wait for."""
+        self._store.save(self._route, rollout, evidence, decisions, batch.blocks())
 
     def _failed(self, why: str) -> None:
         self.errors += 1

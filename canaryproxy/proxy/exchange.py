@@ -21,11 +21,13 @@ from canaryproxy.proxy import outcome
 from canaryproxy.proxy.body import RequestBody
 from canaryproxy.proxy.placement import Placement
 from canaryproxy.proxy.tunnel import Tunnel, Who
-from canaryproxy.shared.layout import Count
+from canaryproxy.routing.goals import reached
+from canaryproxy.shared.layout import CANARY, Count
 
 if TYPE_CHECKING:
     from canaryproxy.proxy.outcome import Failure
     from canaryproxy.proxy.upstream import Upstream
+    from canaryproxy.routing.split import Seat
 
 Trailers: TypeAlias = Sequence[tuple[bytes, bytes]]
 
@@ -125,13 +127,12 @@ class Exchange(Placement):
         if not self._by_head:
             self._by_head = True
             self._retry_done()
-            self._counters.answered(self.started, self.head_at - self._upload_seconds, judged=self._judged)
+            self._counters.answered(self._cohort, self.head_at - self._upload_seconds - self.started, self._seat)
 
     def withdraw(self) -> None:
         """The client takes long to send its request: that says nothing of the variant."""
-        if self._judged:
-            self._judged = False
-            self._counters.withdraw(self.started)
+        self._counters.withdraw(self._cohort, self._seat)
+        self._cohort = 0
 
     def response_view(self, view: memoryview) -> None:
         """Pass on body bytes of known length that lie in the worker's read buffer."""
@@ -158,7 +159,7 @@ class Exchange(Placement):
         """Count a complete response; keep or close both connections."""
         connection.release(request_done=self.request_done)
         status = self.status
-        self._finish(outcome.STATUS_COUNTS[status // 100], b"--", failed=status >= 500)
+        self._finish(outcome.STATUS_COUNTS[status], b"--", failed=status >= 500)
         self.downstream.exchange_done(keep_alive=self._keep_alive)
 
     # A tunnel, after a 101 that was asked for (R6, C9).
@@ -297,11 +298,20 @@ class Exchange(Placement):
             self.server = server
         else:
             server.active -= 1
-        body, judged, sent, now = self.body, self._judged, self.bytes_out, monotonic()
+        body, cohort, seat, sent, now = self.body, self._cohort, self._seat, self.bytes_out, monotonic()
         received, upload = (0, 0.0) if body is None else (body.received, body.seconds)
+        counters, size_row = self._counters, self.line.size_row
         if self._by_head:
-            self._counters.finish_answered(count, judged=judged, failed=failed, received=received, sent=sent)
+            counters.finish_answered(count, cohort, seat, failed, received, sent, size_row)
         else:
-            self._counters.finish(count, self.started, now - upload, judged=judged, failed=failed, received=received, sent=sent)
+            counters.finish(count, cohort, now - upload - self.started, seat, failed, received, sent, size_row)
+        if self.route.goals and seat is not None and not failed:
+            self._count_goals(seat)
         if self.worker.access_log is not None:
             self.worker.access_log.exchange_ended(self, now, how, error)
+
+    def _count_goals(self, seat: Seat) -> None:
+        """Count a conversion, once for a user, for whom the user belongs to, whoever has answered."""
+        route = self.route
+        if (met := self.line.goals(route.goals)) and (met := reached(route.goals, met, self.status)):
+            route.counters[CANARY if self.fell_back else self.variant].add_goals(route.users.meet(seat.cap, met))

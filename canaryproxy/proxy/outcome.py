@@ -41,8 +41,11 @@ RESPONSE_TIMEOUT: Final = Failure(int(Count.RESPONSE_TIMEOUT), MessageError(504,
 TOTAL_TIMEOUT: Final = Failure(int(Count.RESPONSE_TIMEOUT), MessageError(504, "total_timeout"), b"sH")
 REQUEST_TIMEOUT: Final = MessageError(408, "total_timeout")
 
-#: By the status's first digit; what is no status of HTTP (6xx-9xx) is the upstream's failure.
-STATUS_COUNTS: Final = tuple(int(c) for c in (0, 0, Count.C2XX, Count.C3XX, Count.C4XX, *[Count.C5XX] * 5))
+#: By status; what is no status of HTTP (6xx-9xx) is the upstream's failure. 429 stands alone: it may be the canary's own limiter.
+STATUS_COUNTS: Final = tuple(
+    int(Count.C429 if status == 429 else (0, 0, Count.C2XX, Count.C3XX, Count.C4XX, *[Count.C5XX] * 5)[status // 100])
+    for status in range(1000)
+)
 #: How a tunnel ended, by who ended it.
 TUNNEL_ENDS: Final[dict[Who, bytes]] = {"client": b"CD", "upstream": b"SD", "idle": b"cD", "proxy": b"PD"}
 

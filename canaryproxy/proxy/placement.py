@@ -14,8 +14,8 @@ from canaryproxy.http1.framing import Body, RequestFraming
 from canaryproxy.proxy import outcome
 from canaryproxy.proxy.assign import fallback_pool, identify
 from canaryproxy.proxy.body import RequestBody
-from canaryproxy.routing.split import SWAPPED, WEIGHT_MASK, choose_variant
-from canaryproxy.shared.layout import STABLE, Count
+from canaryproxy.routing.split import QUARANTINED, SWAPPED, WEIGHT_MASK, Seat, choose_variant
+from canaryproxy.shared.layout import NEXT_SALT, QUARANTINE_AT, SALT, STABLE, Count
 
 if TYPE_CHECKING:
     from canaryproxy.proxy.downstream import Downstream
@@ -49,8 +49,9 @@ class Placement(ABC):
         "worker",
         # assignment
         "_by_head",
+        "_cohort",
         "_counters",
-        "_judged",
+        "_seat",
         "extra",
         "fell_back",
         "key",
@@ -127,21 +128,35 @@ class Placement(ABC):
 
     def _assign(self) -> None:
         """Begin as an exchange of the variant that the board has for this user now."""
-        route, key, words = self.route, self.key, self.worker.words
-        row = route.row
-        word = words[row]
-        self.variant = variant = choose_variant(word, words[row + 1], key)
+        route, words = self.route, self.worker.words
+        word = words[route.row]
+        weight = word & WEIGHT_MASK
+        seat = self._take_seat(weight)
+        self.variant = variant = choose_variant(word, seat)
         self.pool: Pool = route.pools[variant ^ 1 if word & SWAPPED else variant]
-        # Who is unknown is never on the canary, so during a rollout only identified users can be compared.
-        self._judged = judged = key is not None or not word & WEIGHT_MASK
+        if seat is None:
+            # Who is unknown is never on the canary, so during a rollout only identified users can be compared.
+            judged = not weight
+        elif word & QUARANTINED and weight and words[route.row + QUARANTINE_AT + (seat.group >> 6)] >> (seat.group & 63) & 1:
+            seat, judged = None, False
+        else:
+            judged = route.users.admit(seat[2])
+        self._seat: Seat | None = seat
         self._counters: Counters = route.counters[variant]
-        self._counters.begin(self.started, judged=judged)
+        #: Of whom it is one of the judged; 0 if it is not judged.
+        self._cohort = self._counters.begin(self.started, seat, judged, not weight)
+
+    def _take_seat(self, weight: int) -> Seat | None:
+        """The user's seat under the rollout's salt, or while nobody is split under the next one's."""
+        if self.key is None:
+            return None
+        return self.block.seat(self.worker.words[self.route.row + (SALT if weight else NEXT_SALT)], self.key)
 
     def belongs_elsewhere(self) -> int | None:
         """The variant that the user has by now, if its pool is another one than this exchange's; None if all is as it was."""
         route, words = self.route, self.worker.words
         word = words[route.row]
-        variant = choose_variant(word, words[route.row + 1], self.key)
+        variant = choose_variant(word, self._take_seat(word & WEIGHT_MASK))
         if self.fell_back or route.pools[variant ^ 1 if word & SWAPPED else variant] is self.pool:
             return None
         return variant
@@ -151,7 +166,7 @@ class Placement(ABC):
         if self.belongs_elsewhere() is None:
             return False
         self._leave()
-        self._counters.finish(Count.ABANDONED, self.started, monotonic(), judged=self._judged, failed=False)
+        self._counters.finish(Count.ABANDONED, self._cohort, monotonic() - self.started, self._seat)
         self.started, self.tries = monotonic(), 0
         if self.body is not None:
             self.body.seconds = 0.0
@@ -239,11 +254,11 @@ class Placement(ABC):
             self._fail(failure)
             return
         self._leave()
-        self._counters.finish(failure.counted, self.started, monotonic(), judged=self._judged, failed=True)
-        self.fell_back, self._judged, self.tries = True, False, 0
+        self._counters.finish(failure.counted, self._cohort, monotonic() - self.started, self._seat, True)
+        self.fell_back, self.tries = True, 0
         self.extra += b"X-Canaryproxy-Fallback: %b\r\n" % failure.error.reason.encode()
         self.variant, self.pool, self._counters = STABLE, pool, self.route.counters[STABLE]
-        self._counters.begin(self.started, judged=False)
+        self._cohort = self._counters.begin(self.started, None, False)
         self._place()
 
     def _leave(self) -> None:

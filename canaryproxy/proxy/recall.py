@@ -8,6 +8,7 @@ they are `_MOST` bytes together (with what is derived from them about five times
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 from canaryproxy.http1 import forward
@@ -22,7 +23,10 @@ from canaryproxy.http1.head import (
     parse_request_line,
 )
 from canaryproxy.http1.response import ResponseHead, find_response_head, parse_response_head
+from canaryproxy.routing.goals import GoalRule, match_goals
 from canaryproxy.routing.identity import Identity
+from canaryproxy.routing.split import Seat, seat
+from canaryproxy.shared.ledger import size_row
 
 _LONGEST = 2048
 #: Client addresses for which one header block's forwarded form is kept.
@@ -51,7 +55,9 @@ class _Memory(dict[bytes, T]):
 class Line:
     """A request line, and what follows from it for any header block."""
 
-    __slots__ = ("idempotent", "is_head", "method", "minor", "parsed", "plain", "start", "target")
+    __slots__ = (
+        *("_goals", "_rules", "idempotent", "is_head", "method", "minor", "parsed", "plain", "size_row", "start", "target"),
+    )
 
     def __init__(self, parsed: RequestLine) -> None:
         self.parsed = parsed
@@ -61,12 +67,22 @@ class Line:
         self.is_head = parsed.method == b"HEAD"
         self.idempotent = parsed.method in _IDEMPOTENT
         self.start = forward.request_line(parsed)
+        #: Where the sizes of the answers to such requests are counted.
+        self.size_row = size_row(parsed.method, parsed.target)
+        self._rules: Sequence[GoalRule | None] | None = None
+        self._goals = 0
+
+    def goals(self, rules: Sequence[GoalRule | None]) -> int:
+        """The goals that it may be by these rules, a bit for each."""
+        if rules is not self._rules:
+            self._rules, self._goals = rules, match_goals(rules, self.method, self.target)
+        return self._goals
 
 
 class Block:
     """A header block, and what follows from it for any request line, user rule, and way on."""
 
-    __slots__ = ("_identity", "_user", "fields", "get_framing", "_lines", "tail")
+    __slots__ = ("_identity", "_user", "_seat", "_seated", "fields", "get_framing", "_lines", "tail")
 
     def __init__(self, fields: RequestBlock, get_framing: RequestFraming | MessageError) -> None:
         self.fields = fields
@@ -77,12 +93,21 @@ class Block:
         self._lines: dict[bytes, list[bytes | None]] = {}
         self._identity: Identity | None = None
         self._user: bytes | None = None
+        self._seated = b""
+        self._seat: Seat | None = None
 
     def user(self, identity: Identity) -> bytes | None:
         """The user's key by this rule."""
         if identity is not self._identity:
             self._identity, self._user = identity, identity.user_key(self.fields)
         return self._user
+
+    def seat(self, salt: int, key: bytes) -> Seat:
+        """The seat of the user with this key, who sent this block, under this salt: one hash as long as both stay."""
+        known = self._seat
+        if known is None or known[0] != salt or key is not self._seated:
+            self._seated, self._seat = key, (known := seat(salt, key))
+        return known
 
     def lines_for(self, peer: bytes) -> list[bytes | None]:
         """What goes after the request line to the upstream, for each variant, for a client of that address; to be filled in."""

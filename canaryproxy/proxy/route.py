@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from canaryproxy.config import schema
 from canaryproxy.config.schema import Config
 from canaryproxy.proxy.pool import Pool
+from canaryproxy.proxy.users import Users
+from canaryproxy.routing.goals import MOST_GOALS, GoalRule, goal_rule
 from canaryproxy.routing.identity import Cookieless, Identity
 from canaryproxy.routing.match import Router
 from canaryproxy.shared.layout import CANARY, STABLE, Segment
@@ -25,6 +28,9 @@ class Route:
     pools: tuple[Pool, Pool]
     counters: tuple[Counters, Counters]
     identity: Identity
+    users: Users
+    #: A conversion's rule for each goal, in the file's order; None where it is only told over the API.
+    goals: tuple[GoalRule | None, ...] = ()
     fallback_to_stable: bool = True
     #: Seconds for the whole exchange; 0 without end.
     total_timeout: float = 0.0
@@ -52,9 +58,18 @@ def build_routes(
                 max_age=int(affinity.max_age),
                 cookieless=Cookieless[affinity.cookieless.upper()],
             ),
+            users=Users(config.worker_count),
+            goals=goal_rules(route),
             fallback_to_stable=route.fallback_to_stable,
             total_timeout=route.total_timeout or config.timeouts.total,
         )
         routes.append(built)
         entries += [(host.encode(), path.encode(), built) for host in route.match.hosts or ("",) for path in route.match.paths]
     return Router(entries), routes, list(pools.values())
+
+
+def goal_rules(route: schema.Route) -> tuple[GoalRule | None, ...]:
+    """A rule for each of the route's goals, in the file's order."""
+    metrics = route.metrics.goals.values()
+    rules = [goal_rule(metric.goal.method, metric.goal.path, metric.goal.status) if metric.goal else None for metric in metrics]
+    return tuple(rules[:MOST_GOALS])

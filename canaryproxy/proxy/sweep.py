@@ -53,6 +53,8 @@ class Sweep:
         for tunnel in [t for t in worker.tunnels if t.deadline <= now]:
             tunnel.on_deadline(now)
         self._end_tunnels_of_a_rollback(now)
+        for route in worker.routes:
+            route.users.look(now)
         for pool in worker.pools:
             self._look_at_pool(pool, now)
 

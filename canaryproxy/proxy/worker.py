@@ -103,8 +103,8 @@ class Worker:
         #: Counts flushes: what was given to `send` since the last one has not gone out yet.
         self.turn = 0
         self.replace_read_buffer()
-        self.router, routes, self.pools = build_routes(config, segment, row, slots)
-        self._slots = tuple(route.slot for route in routes)
+        self.router, self.routes, self.pools = build_routes(config, segment, row, slots)
+        self._slots = tuple(route.slot for route in self.routes)
         self._ack = AckRow(segment, row)
         self._tasks: set[asyncio.Task[None]] = set()
         self._most_clients = min(limits.client_connections, int(0.8 * max_files))
@@ -119,7 +119,7 @@ class Worker:
         self.now = monotonic()
         self.date = b""
         self._connector = Connector(self, self.pools)
-        totals = any(route.total_timeout for route in routes)
+        totals = any(route.total_timeout for route in self.routes)
         self._sweep = Sweep(self, totals, limits.body_rate, limits.body_grace)
 
     async def run(self, sockets: Sequence[socket.socket], tls_sockets: Sequence[socket.socket] = ()) -> None:

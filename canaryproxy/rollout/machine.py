@@ -26,14 +26,17 @@ _IDLE, _PROGRESSING, _PAUSED = Phase.IDLE, Phase.PROGRESSING, Phase.PAUSED
 _BAKING, _PROMOTED, _ROLLED_BACK = Phase.BAKING, Phase.PROMOTED, Phase.ROLLED_BACK
 
 # 1. A rollback is legal in every phase. Where there is nothing to take back it only keeps the canary from starting by itself.
-#    It is also armed in every phase that has users on the canary: no pause, hold or bake keeps a tick with harm from it.
-# 2. Harm outranks doubt, doubt outranks health: rollback, pause, next step, inconclusive, in this order.
+#    It is also armed in every phase that has users on the canary: no pause, hold, freeze or bake keeps a tick with harm from it.
+# 2. Harm outranks doubt, doubt outranks health: rollback, freeze, pause, next step, inconclusive, in this order.
 # 3. A step, and the bake, ends with its dwell *and* evidence of health, never with time alone. Without evidence it ends as
-#    inconclusive: a step after max_step_duration altogether, a bake so long after its own time.
+#    inconclusive: a step after max_step_duration altogether, a bake so long after its own time. With far more evidence than
+#    needed one step can be left out where the plan allows it, but nobody gets to 100 % that way.
 # 4. What was paused, by the judge or by hand, goes on only by hand. Time does not count while paused.
 # 5. Rolled back stays rolled back until somebody starts or retries; no tick leaves idle, promoted or rolled_back.
 # 6. A start while one is in progress is a new version: from the first step, with the new salt, the old users out first.
 # 7. Promotion swaps the roles of the pools; a rollback from promoted swaps them back.
+# 8. Where stable itself is bad nothing can be learnt: frozen, in whichever phase, it goes on by itself when stable is well, and
+#    has to prove its health anew. If it began right after a step up, the weight before comes back first, once.
 TABLE: dict[tuple[Phase, type[Event]], Rule] = {
     (_IDLE, Start): Rule(moves.start, (_PROGRESSING,)),
     (_IDLE, Rollback): Rule(moves.decline, (_IDLE,)),
@@ -50,7 +53,7 @@ TABLE: dict[tuple[Phase, type[Event]], Rule] = {
     (_PAUSED, SetWeight): Rule(moves.set_weight, (_PAUSED,)),
     (_PAUSED, Start): Rule(moves.start, (_PROGRESSING,)),
     (_PAUSED, Rollback): Rule(moves.rollback, (_ROLLED_BACK,)),
-    (_BAKING, Tick): Rule(moves.tick_bake, (_BAKING, _PROMOTED, _PAUSED, _ROLLED_BACK)),
+    (_BAKING, Tick): Rule(moves.tick_bake, (_BAKING, _PROMOTED, _PAUSED, _PROGRESSING, _ROLLED_BACK)),
     (_BAKING, Pause): Rule(moves.pause, (_PAUSED,)),
     (_BAKING, Promote): Rule(moves.promote, (_PROMOTED,)),
     (_BAKING, SetWeight): Rule(moves.set_weight, (_PAUSED,)),
@@ -113,8 +116,18 @@ def document() -> str:
     head = "# The rollout's state machine\n\n"
     head += "Written from the table in `canaryproxy/rollout/machine.py` by its `document()`; a test compares.\n"
     possible = "".join(f"| {phase} | {', '.join(verbs(phase))} |\n" for phase in Phase)
-    notes = (
-        "A *tick* is the analysis speaking, about once a second. Ticks that stay in their phase are not drawn; one of them, in\n"
-    )
-    notes += "`progressing`, is the next step.\n"
-    return f"{head}\n```mermaid\n{diagram()}```\n\n{notes}\n| phase | possible |\n|---|---|\n{possible}"
+    return f"{head}\n```mermaid\n{diagram()}```\n\n{_NOTES}\n| phase | possible |\n|---|---|\n{possible}"
+
+
+_NOTES = """\
+A *tick* is the analysis speaking, about once a second. Ticks that stay in their phase are not drawn; one of them, in
+`progressing`, is the next step (or, where `skip_steps_when_certain` allows it, the next but one).
+
+*Frozen* is no phase of its own: while stable itself is bad, `progressing`, `paused` and `baking` stand still, and go on by
+themselves when it is well again. If that began right after a step up, the canary may be what broke both: the weight before
+comes back first, from `baking` the last step's.
+
+What the analysis has paused goes on only by hand, although the finding may fade: a harm that was proven and that nobody has
+looked at is not gone because it is no longer seen, and a rollout that pauses and resumes by itself moves with nobody deciding.
+Nor does a pause end in a rollback by time alone: it is armed all the while, and more evidence rolls it back like any other.
+"""

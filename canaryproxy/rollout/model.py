@@ -42,12 +42,16 @@ class PlanStep:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a rollout is to do: the steps, then everybody for `bake` seconds, then promoted."""
+    """What a rollout is to do: the steps, then everybody for `bake` seconds, then promoted.
+
+    `skip_when_certain`: one step at a time may be left out where health is more than proven (`moves.tick_step`).
+    """
 
     steps: tuple[PlanStep, ...]
     bake: float
     max_step_duration: float
     on_inconclusive: OnInconclusive = OnInconclusive.PAUSE
+    skip_when_certain: bool = False
 
     def __post_init__(self) -> None:
         if not self.steps or not all(0 <= step.weight_bp <= EVERYBODY for step in self.steps):
@@ -57,13 +61,15 @@ class Plan:
     def from_config(cls, rollout: schema.Rollout) -> Plan:
         """The plan that a route's configuration describes."""
         steps = tuple(PlanStep(step.weight, step.hold) for step in rollout.steps)
-        return cls(steps, rollout.bake, rollout.max_step_duration, rollout.on_inconclusive)
+        skip = rollout.skip_steps_when_certain
+        return cls(steps, rollout.bake, rollout.max_step_duration, rollout.on_inconclusive, skip)
 
     @classmethod
     def from_dict(cls, plan: Mapping[str, Any]) -> Plan:
         """The plan that `Rollout.to_dict` wrote; raises KeyError, TypeError or ValueError for anything else."""
         steps = tuple(PlanStep(**step) for step in plan["steps"])
-        return cls(steps, plan["bake"], plan["max_step_duration"], OnInconclusive(plan["on_inconclusive"]))
+        skip = bool(plan.get("skip_when_certain", False))
+        return cls(steps, plan["bake"], plan["max_step_duration"], OnInconclusive(plan["on_inconclusive"]), skip)
 
 
 class Split(NamedTuple):
@@ -83,8 +89,8 @@ class Rollout:
     (`rollout.roles`). `held` is the dwell in this step or bake so far, `waited` the time since evidence was first expected
     (in a bake: since its time was over).
     `hand_paused` tells an operator's pause from the judge's. `waived`: an operator resumed over the judge's pause, which then
-    does not stop the same step again (a rollback does). `settled` pools were promoted or rolled back once: never started by
-    themselves.
+    does not stop the same step again (a rollback does). `frozen`: stable itself is bad, as of the last tick; nothing can be
+    learnt and time stands still. `settled` pools were promoted or rolled back once: never started by themselves.
     """
 
     route: str
@@ -108,6 +114,7 @@ class Rollout:
     hand_paused: bool = False
     waived: bool = False
     warned: bool = False
+    frozen: bool = False
     settled: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -115,6 +122,8 @@ class Rollout:
             raise ValueError(f"weight {self.weight_bp} or step {self.step} is out of range")
         if self.weight_bp and not self.in_progress:
             raise ValueError(f"weight {self.weight_bp} in phase {self.phase}")
+        if self.frozen and not self.in_progress:
+            raise ValueError(f"frozen in phase {self.phase}")
         if (self.paused_from is not None) != (self.phase is Phase.PAUSED):
             raise ValueError(f"paused_from {self.paused_from} in phase {self.phase}")
         if self.canary is None and self.phase is not Phase.IDLE:

@@ -36,6 +36,9 @@ from canaryproxy.rollout.model import (
 
 Transition = tuple[Rollout, tuple[Effect, ...]]
 
+#: Seconds in a step before the next but one may follow: twice the two minutes that leaks and periodic jobs take to show at all.
+_CERTAIN_AFTER = 240.0
+
 
 class Cause(NamedTuple):
     """Who decided and why; `verdict` when it was the analysis."""
@@ -69,8 +72,8 @@ def _enter(rollout: Rollout, phase: Phase, now: float, **changes: Any) -> Rollou
 
 
 def _leave(rollout: Rollout, phase: Phase, **changes: Any) -> Rollout:
-    """The rollout in `phase`, nothing left of a pause or of what was noted in the step before."""
-    clear = {"paused_from": None, "hand_paused": False, "waived": False, "warned": False}
+    """The rollout in `phase`, nothing left of a pause, of a freeze or of what was noted in the step before."""
+    clear = {"paused_from": None, "hand_paused": False, "waived": False, "warned": False, "frozen": False}
     return replace(rollout, phase=phase, **clear | changes)
 
 
@@ -109,13 +112,22 @@ def start(rollout: Rollout, event: Start | Retry, now: float) -> Transition:
     return after, effects if stopped == rollout else (SetSplit(stopped.split), *effects)
 
 
-def _next_step(rollout: Rollout, cause: Cause, now: float) -> Transition:
+def _next_step(rollout: Rollout, cause: Cause, now: float, *, skip: bool = False) -> Transition:
     step = rollout.step + 1
     if step == len(rollout.plan.steps):
         return _bake(rollout, cause, now)
+    skipped = f", step {step + 1} skipped" if skip else ""
+    step += skip
     weight_bp = rollout.plan.steps[step].weight_bp
     after = _enter(rollout, Phase.PROGRESSING, now, step=step, weight_bp=weight_bp, reason=cause.reason)
-    return _change(rollout, after, cause, "step", _place(after) + _because(cause.reason), ResetEvidence("step"))
+    return _change(rollout, after, cause, "step", _place(after) + skipped + _because(cause.reason), ResetEvidence("step"))
+
+
+def _may_skip(rollout: Rollout, verdict: Verdict) -> bool:
+    """Whether the next step can be left out; the bake, or a step that has everybody already, is never what follows instead."""
+    after_next = rollout.plan.steps[rollout.step + 2 :][:1]
+    wanted = rollout.plan.skip_when_certain and verdict.certain and rollout.held >= _CERTAIN_AFTER
+    return wanted and bool(after_next) and after_next[0].weight_bp < EVERYBODY
 
 
 def _bake(rollout: Rollout, cause: Cause, now: float) -> Transition:
@@ -213,30 +225,62 @@ def resume(rollout: Rollout, event: Resume, now: float) -> Transition:
     cause = Cause(event.by, f"resumed by {event.by}")
     if weight_bp == rollout.weight_bp:
         waived = rollout.waived or not rollout.hand_paused
-        after = _leave(rollout, phase, waited=0.0, waived=waived, reason=cause.reason)
+        after = _leave(rollout, phase, waited=0.0, waived=waived, frozen=rollout.frozen, reason=cause.reason)
         return _change(rollout, after, cause, "resume", f"resumed at {_place(after)}")
     after = _enter(rollout, phase, now, weight_bp=weight_bp, reason=cause.reason)
     return _change(rollout, after, cause, "resume", f"resumed at {_place(after)}", ResetEvidence("step"))
 
 
-# --- Ticks: harm first, then doubt, then health ---
+# --- Frozen: stable itself is bad ---
+
+
+def _freeze(rollout: Rollout, verdict: Verdict, now: float) -> Transition:
+    """Time stands still; on the weight before where the last step up may be what broke both (a pause by whomever stays)."""
+    cause = _judged(verdict)
+    below = _rung_below(rollout)
+    if verdict.action is Action.STEP_BACK and rollout.phase is not Phase.PAUSED and below is not None:
+        to = {"step": below, "weight_bp": rollout.plan.steps[below].weight_bp, "frozen": True}
+        after = _enter(rollout, Phase.PROGRESSING, now, reason=cause.reason, **to)
+        sentence = f"stepped back and frozen at {_place(after)}{_because(cause.reason)}"
+        return _change(rollout, after, cause, "step_back", sentence, ResetEvidence("step"))
+    reason = rollout.reason if rollout.phase is Phase.PAUSED else cause.reason
+    after = replace(rollout, frozen=True, reason=reason)
+    return _change(rollout, after, cause, "freeze", f"frozen at {_place(after)}{_because(cause.reason)}")
+
+
+def _thaw(rollout: Rollout, verdict: Verdict) -> Transition:
+    """Time goes on; health is to be proven from here, for what was seen in an outage says nothing of it."""
+    reason = rollout.reason if rollout.phase is Phase.PAUSED else ""
+    after = replace(rollout, frozen=False, reason=reason)
+    sentence = f"no longer frozen at {_place(after)}: stable is well again"
+    return _change(rollout, after, _judged(verdict), "thaw", sentence, ResetEvidence("step"))
+
+
+def _rung_below(rollout: Rollout) -> int | None:
+    """The highest step before this one (or before the bake) with a smaller weight."""
+    before = rollout.step + (rollout.phase is Phase.BAKING)
+    below = (n for n in reversed(range(before)) if rollout.plan.steps[n].weight_bp < rollout.weight_bp)
+    return next(below, None)
+
+
+# --- Ticks: harm first, then a freeze, then doubt, then health ---
 
 
 def tick_step(rollout: Rollout, tick: Tick, now: float) -> Transition:
-    """Rolled back, paused, the next step, inconclusive, or the same step a little longer."""
+    """Rolled back, frozen, paused, the next step, inconclusive, or the same step a little longer."""
     if interrupted := _interrupted(rollout, tick, now):
         return interrupted
     rollout = replace(rollout, held=rollout.held + tick.elapsed, waited=rollout.waited + tick.elapsed)
     healthy = tick.verdict.action is Action.PROMOTE
     if healthy and rollout.held >= rollout.dwell:
-        return _next_step(rollout, _judged(tick.verdict), now)
+        return _next_step(rollout, _judged(tick.verdict), now, skip=_may_skip(rollout, tick.verdict))
     if not healthy and rollout.waited > rollout.plan.max_step_duration:
         return _inconclusive(rollout, tick.verdict, now)
     return _noted(rollout, tick.verdict)
 
 
 def tick_bake(rollout: Rollout, tick: Tick, now: float) -> Transition:
-    """Rolled back, paused, promoted when the time is over and health proven, inconclusive, or baking a little longer."""
+    """Rolled back, frozen, paused, promoted when the time is over and health proven, inconclusive, or baking a little longer."""
     if interrupted := _interrupted(rollout, tick, now):
         return interrupted
     rollout = replace(rollout, held=rollout.held + tick.elapsed)
@@ -251,10 +295,8 @@ def tick_bake(rollout: Rollout, tick: Tick, now: float) -> Transition:
 
 
 def tick_paused(rollout: Rollout, tick: Tick, now: float) -> Transition:
-    """Rolled back on harm; otherwise time stands still."""
-    if tick.verdict.action is Action.ROLLBACK:
-        return _roll_back(rollout, _judged(tick.verdict), now)
-    return rollout, ()
+    """Rolled back on harm, frozen or no longer; otherwise time stands still."""
+    return _outranked(rollout, tick, now) or (rollout, ())
 
 
 def rest(rollout: Rollout, tick: Tick, now: float) -> Transition:
@@ -262,9 +304,18 @@ def rest(rollout: Rollout, tick: Tick, now: float) -> Transition:
     return rollout, ()
 
 
-def _interrupted(rollout: Rollout, tick: Tick, now: float) -> Transition | None:
+def _outranked(rollout: Rollout, tick: Tick, now: float) -> Transition | None:
+    """What comes before everything else in every phase with users on the canary: harm, and the beginning and end of a freeze."""
     if tick.verdict.action is Action.ROLLBACK:
         return _roll_back(rollout, _judged(tick.verdict), now)
+    if tick.verdict.action in (Action.FREEZE, Action.STEP_BACK):
+        return (rollout, ()) if rollout.frozen else _freeze(rollout, tick.verdict, now)
+    return _thaw(rollout, tick.verdict) if rollout.frozen else None
+
+
+def _interrupted(rollout: Rollout, tick: Tick, now: float) -> Transition | None:
+    if outranked := _outranked(rollout, tick, now):
+        return outranked
     if tick.verdict.action is Action.PAUSE and not rollout.waived:
         return _hold(rollout, _judged(tick.verdict))
     return None

@@ -1,4 +1,4 @@
-"""The board: one split word for each slot, and who has seen it.
+"""The board: one split word for each slot, what goes with it, and who has seen it.
 
 A split is one 64-bit word, `epoch:32 | flags:4 | spare:14 | weight in basis points:14`, so a worker reads it whole or not at
 all. Written by the controller; by the supervisor only while no controller lives. Read by workers at each request (they hold
@@ -7,11 +7,26 @@ all. Written by the controller; by the supervisor only while no controller lives
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from canaryproxy.routing.split import SWAPPED, WEIGHT_MASK
-from canaryproxy.shared.layout import ACK_WORDS, RING, THRESHOLDS, THRESHOLDS_AT, Ack, Header, Segment, WorkerState
+from canaryproxy.routing.split import QUARANTINED, SWAPPED, WEIGHT_MASK
+from canaryproxy.shared.layout import (
+    ACK_WORDS,
+    EDGE_WORDS,
+    EDGES,
+    EDGES_AT,
+    NEVER,
+    NEXT_SALT,
+    QUARANTINE_AT,
+    QUARANTINE_WORDS,
+    RING,
+    SALT,
+    Ack,
+    Header,
+    Segment,
+    WorkerState,
+)
 
 _EPOCH_SHIFT = 32
 
@@ -43,34 +58,67 @@ class Board:
         """What workers obey at this moment."""
         row = self._layout.board_row(slot)
         word = self._words[row]
-        return Split(word >> _EPOCH_SHIFT, word & WEIGHT_MASK, bool(word & SWAPPED), self._words[row + 1])
+        return Split(word >> _EPOCH_SHIFT, word & WEIGHT_MASK, bool(word & SWAPPED), self._words[row + SALT])
 
     def publish(self, slot: int, weight_bp: int, *, swapped: bool, salt: int) -> int:
         """Make a split true for every request from now on; the new epoch, or the present one if nothing changed.
 
-        With another salt the weight passes through 0 first, so that no request combines the old weight with the new salt.
+        With another salt the weight passes through 0 first, so that no request combines the old weight with the new salt; and
+        the quarantine ends, for its groups were of the old one.
         """
         row, words = self._layout.board_row(slot), self._words
         present = self.read(slot)
         if present[1:] == (weight_bp, swapped, salt) and present.epoch:
             return present.epoch
         epoch = (present.epoch + 1) & 0xFFFFFFFF
+        kept = words[row] & QUARANTINED
         if present.salt != salt:
             words[row] = present.epoch << _EPOCH_SHIFT | (SWAPPED if present.swapped else 0)
-            words[row + 1] = salt
-        words[row] = epoch << _EPOCH_SHIFT | (SWAPPED if swapped else 0) | weight_bp
+            words[row + SALT] = salt
+            kept = 0
+            self._write_quarantine(row, 0)
+        words[row] = epoch << _EPOCH_SHIFT | kept | (SWAPPED if swapped else 0) | weight_bp
         return epoch
 
-    def publish_thresholds(self, slot: int, tick: int, thresholds_us: tuple[int, ...]) -> None:
-        """Fix the latency thresholds of the requests that start in second `tick` (which has not begun)."""
-        at = self._layout.board_row(slot) + THRESHOLDS_AT + tick % RING * THRESHOLDS
-        for offset, value in enumerate(thresholds_us):
+    def publish_next_salt(self, slot: int, salt: int) -> None:
+        """Say which salt the next rollout will have: while the weight is 0, what users send is counted under it."""
+        self._words[self._layout.board_row(slot) + NEXT_SALT] = salt
+
+    def next_salt(self, slot: int) -> int:
+        """The salt that the next rollout will have; 0 before one was drawn."""
+        return self._words[self._layout.board_row(slot) + NEXT_SALT]
+
+    def quarantine(self, slot: int, groups: Sequence[int]) -> None:
+        """Leave exactly these groups of users out of what both variants are judged by; no new epoch: nobody's variant changes."""
+        row, words = self._layout.board_row(slot), self._words
+        self._write_quarantine(row, sum(1 << group for group in set(groups)))
+        words[row] = words[row] & ~QUARANTINED | (QUARANTINED if groups else 0)
+
+    def quarantined(self, slot: int) -> tuple[int, ...]:
+        """The groups in quarantine, ascending."""
+        at = self._layout.board_row(slot) + QUARANTINE_AT
+        bits = sum(word << 64 * n for n, word in enumerate(self._words[at : at + QUARANTINE_WORDS]))
+        return tuple(group for group in range(bits.bit_length()) if bits >> group & 1)
+
+    def _write_quarantine(self, row: int, bits: int) -> None:
+        for n in range(QUARANTINE_WORDS):
+            self._words[row + QUARANTINE_AT + n] = bits >> 64 * n & 0xFFFF_FFFF_FFFF_FFFF
+
+    def publish_edges(self, slot: int, second: int, edges_us: Sequence[int], slow_us: int) -> None:
+        """Fix the latency edges (ascending, at most `EDGES`) of the requests that start in `second`, which has not begun.
+
+        `slow_us`: a request over it counts as slow for its group of users; 0: none does.
+        """
+        if len(edges_us) > EDGES:
+            raise ValueError(f"{len(edges_us)} latency edges, the ring has room for {EDGES}")
+        at = self._layout.board_row(slot) + EDGES_AT + second % RING * EDGE_WORDS
+        for offset, value in enumerate((*edges_us, *[NEVER] * (EDGES - len(edges_us)), slow_us or NEVER)):
             self._words[at + offset] = value
 
-    def thresholds(self, slot: int, tick: int) -> tuple[int, ...]:
-        """The latency thresholds of the requests that start in second `tick`, ascending, in microseconds."""
-        at = self._layout.board_row(slot) + THRESHOLDS_AT + tick % RING * THRESHOLDS
-        return tuple(self._words[at : at + THRESHOLDS])
+    def edges(self, slot: int, second: int) -> tuple[int, ...]:
+        """The latency edges of the requests that start in `second`, ascending, in microseconds, without those that are unused."""
+        at = self._layout.board_row(slot) + EDGES_AT + second % RING * EDGE_WORDS
+        return tuple(edge for edge in self._words[at : at + EDGES] if 0 < edge < NEVER)
 
     def all_workers(self) -> range:
         """Every worker's row, whether or not a process has it now."""

@@ -5,9 +5,10 @@ name, nothing to clean up. Every word has exactly one writer, so there is no loc
 `memoryview.cast("Q")`, where one access is one 64-bit load or store (`struct.pack_into` tears, see docs/decisions).
 
     header   written by the supervisor                  sizes
-    board    written by the controller                  a row for each slot: split word, salt, latency thresholds
+    board    written by the controller                  a row for each slot: split word, salts, quarantine, latency edges
     acks     written by that worker                     a row for each worker: pid, pulse, state, epoch seen for each slot
     ledger   written by that worker                     a block for each worker, slot and variant: counters
+    users    written by that worker                     a part for each worker and slot: who the canary met, who sends how much
 
 A *slot* is a route with its two pools; the supervisor gives them out and a slot is not used again while a worker of an older
 generation may still read it.
@@ -19,20 +20,28 @@ import mmap
 from dataclasses import dataclass
 from enum import IntEnum
 
-from canaryproxy.stats import histogram
+from canaryproxy.analysis.sample import GROUPS, SIZE_CLASSES, SIZE_COLUMNS
+from canaryproxy.routing.split import BUCKETS
+from canaryproxy.stats import distinct, histogram
 
 MAGIC = 0x43414E4152590001
-VERSION = 1
+VERSION = 2
+#: Linux: pages are accounted for when they are touched. Capacity that nobody uses then counts for nothing, limits included.
+_MAP_NORESERVE = 0x4000
 
 #: Start cohorts are kept in a ring of seconds: longer than `analysis.sample.T_HANG` plus the second itself and a late tick.
 RING = 16
-#: Latency thresholds of a cohort, as `analysis.sample.Cohort.thresholds_us`.
-THRESHOLDS = 4
+#: Latency edges of a second, ascending; those that are not needed are `NEVER`. All of the judge's questions share them.
+EDGES = 15
+NEVER = 1 << 62
 
 HEADER_WORDS = 16
-#: A board row: the split word, the salt, then (from here) the ring of thresholds.
-THRESHOLDS_AT = 8
-BOARD_WORDS = THRESHOLDS_AT + RING * THRESHOLDS
+#: A board row: the split word, the salt, the salt of the next rollout, the groups in quarantine (a bit for each), then the ring
+#: of edges, each second's followed by its `slow_us`.
+SALT, NEXT_SALT, QUARANTINE_AT, EDGES_AT = 1, 2, 3, 8
+QUARANTINE_WORDS = GROUPS // 64
+EDGE_WORDS = EDGES + 1
+BOARD_WORDS = EDGES_AT + RING * EDGE_WORDS
 ACK_WORDS = 8
 
 
@@ -72,8 +81,10 @@ class WorkerState(IntEnum):
 class Count(IntEnum):
     """Counters of a ledger block, before the cohorts and the histogram. They only grow.
 
-    `STARTED` is every exchange that was given this variant; exactly one of the outcomes `C2XX`..`ABANDONED` follows, so the
-    difference is what is in flight. `RESOLVED` and `FAILED` count judged exchanges answered within `T_HANG`.
+    A beginning is counted in its cohort if the exchange is judged, else as `STARTED`; an end at `JUDGED_AT` + outcome if it is
+    judged and was answered within `T_HANG`, else at the outcome's own word. The sums (`shared.reading.Block`) are what happened:
+    for each beginning exactly one of the outcomes `INFORMATIONAL`..`ABANDONED`, or it is in flight. `BY_HEAD` are those that were
+    judged by their head and are in no judged outcome; `FAILED` counts the failures among both.
     """
 
     STARTED = 0
@@ -81,16 +92,17 @@ class Count(IntEnum):
     C2XX = 2
     C3XX = 3
     C4XX = 4
-    C5XX = 5
-    CONNECT_FAILED = 6
-    CONNECT_TIMEOUT = 7
-    RESPONSE_INVALID = 8
-    RESPONSE_TIMEOUT = 9
-    TRUNCATED = 10
-    CLIENT_GONE = 11
-    CLIENT_ERROR = 12
-    ABANDONED = 13
-    RESOLVED = 16
+    C429 = 5
+    C5XX = 6
+    CONNECT_FAILED = 7
+    CONNECT_TIMEOUT = 8
+    RESPONSE_INVALID = 9
+    RESPONSE_TIMEOUT = 10
+    TRUNCATED = 11
+    CLIENT_GONE = 12
+    CLIENT_ERROR = 13
+    ABANDONED = 14
+    BY_HEAD = 16
     FAILED = 17
     BYTES_IN = 18
     BYTES_OUT = 19
@@ -100,14 +112,32 @@ class Count(IntEnum):
 
 OUTCOMES = range(Count.INFORMATIONAL, Count.ABANDONED + 1)
 
-COHORT_AT = 24
-#: A cohort's words: started, one for each latency class (the last: over every threshold, within T_HANG), withdrawn.
-COHORT_WORDS = 1 + THRESHOLDS + 1 + 1
-COHORT_WITHDRAWN = COHORT_WORDS - 1
+JUDGED_AT = 24
+#: Conversions, for each of a route's goals.
+GOALS = 8
+GOALS_AT = 40
+COHORT_AT = GOALS_AT + GOALS
+#: A cohort's words: started; one for each latency class of who was answered (the last: over every edge, within T_HANG); the same
+#: of who was withdrawn, because the client left or the proxy gave up.
+CLASSES = EDGES + 1
+COHORT_WORDS = 1 + 2 * CLASSES
+WITHDRAWN_AT = 1 + CLASSES
 HISTOGRAM_AT = COHORT_AT + RING * COHORT_WORDS
-_USED = HISTOGRAM_AT + histogram.COUNT
+#: Requests by group of users: four arrays, as the fields of `analysis.sample.Group`.
+GROUPS_AT = HISTOGRAM_AT + histogram.COUNT
+GROUP_ARRAYS = 4
+SIZES_AT = GROUPS_AT + GROUP_ARRAYS * GROUPS
+_USED = SIZES_AT + SIZE_CLASSES * SIZE_COLUMNS
 #: Whole pages for each block, so that two workers never write the same cache line.
 BLOCK_WORDS = (_USED + 511) // 512 * 512
+
+#: The users' part: judged requests that began while the weight was 0, by the user's bucket under the next salt; then (salt + 1)
+#: of the register files that follow, a byte for each register: who met the canary, and who met one of its failures.
+REGISTERS_SALT = BUCKETS
+EXPOSED_AT = (REGISTERS_SALT + 8) // 8 * 8
+REGISTER_WORDS = distinct.REGISTERS // 8
+HURT_AT = EXPOSED_AT + REGISTER_WORDS
+USERS_WORDS = (HURT_AT + REGISTER_WORDS + 511) // 512 * 512
 
 VARIANTS = 2
 STABLE, CANARY = 0, 1
@@ -133,8 +163,12 @@ class Layout:
         return (self.acks + self.workers * (ACK_WORDS + self.slots) + 511) // 512 * 512
 
     @property
-    def words(self) -> int:
+    def people(self) -> int:
         return self.ledger + self.workers * self.slots * VARIANTS * BLOCK_WORDS
+
+    @property
+    def words(self) -> int:
+        return self.people + self.workers * self.slots * USERS_WORDS
 
     def board_row(self, slot: int) -> int:
         """First word of a slot's row on the board."""
@@ -148,6 +182,10 @@ class Layout:
         """First word of the counters of one worker, slot and variant."""
         return self.ledger + ((worker * self.slots + slot) * VARIANTS + variant) * BLOCK_WORDS
 
+    def users(self, worker: int, slot: int) -> int:
+        """First word of what one worker knows of a slot's users."""
+        return self.people + (worker * self.slots + slot) * USERS_WORDS
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -160,7 +198,8 @@ class Segment:
 def create(slots: int, workers: int) -> Segment:
     """A new segment, all words zero but the header; to be made before forking."""
     layout = Layout(slots, workers)
-    words = memoryview(mmap.mmap(-1, layout.words * 8)).cast("Q")
+    flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+    words = memoryview(mmap.mmap(-1, layout.words * 8, flags=flags)).cast("Q")
     for index, value in ((Header.MAGIC, MAGIC), (Header.VERSION, VERSION), (Header.SLOTS, slots), (Header.WORKERS, workers)):
         words[index] = value
     return Segment(layout, words)

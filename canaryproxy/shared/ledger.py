@@ -1,168 +1,253 @@
-"""The ledger: what each worker counts, and how the controller reads the sum.
+"""The ledger: what each worker counts. `shared.reading` has the sum.
 
 Written by one worker for each block, at one place (`proxy.exchange` begins and finishes); read by `control.sampler`. Counters
 only grow, so a worker that takes over a dead one's row simply counts on, and a reader takes differences.
 
 *Start cohorts* (docs/statistics.md 3): an exchange is counted in the second in which it started, and once more in its
-latency class when it ends. What started and has no class by the time the cohort is due was slow, answered or not.
+latency class when it ends. What started and has no class by the time the cohort is due was slow, answered or not. An exchange
+that is not judged has the cohort 0, which is no word of a cohort.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Final
 
-from canaryproxy.analysis.sample import T_HANG
+from canaryproxy.analysis.sample import GROUPS, SIZE_CLASSES, SIZE_COLUMNS, T_HANG
+from canaryproxy.routing.goals import size_class
+from canaryproxy.routing.split import Seat
 from canaryproxy.shared.layout import (
     BLOCK_WORDS,
+    CANARY,
+    CLASSES,
     COHORT_AT,
-    COHORT_WITHDRAWN,
     COHORT_WORDS,
+    EDGE_WORDS,
+    EDGES,
+    EDGES_AT,
+    EXPOSED_AT,
+    GOALS_AT,
+    GROUPS_AT,
     HISTOGRAM_AT,
+    HURT_AT,
+    JUDGED_AT,
+    NEVER,
+    REGISTER_WORDS,
+    REGISTERS_SALT,
     RING,
-    THRESHOLDS,
-    THRESHOLDS_AT,
-    Ack,
+    SIZES_AT,
+    USERS_WORDS,
     Count,
     Segment,
 )
-from canaryproxy.stats import histogram
 from canaryproxy.stats.histogram import index as bucket_index
 
 _T_HANG_US: Final = T_HANG * 1_000_000
 # Members of an IntEnum cost ten times a plain int to look up and to add: these are for the request path.
+_C2XX: Final = int(Count.C2XX)
 _CLIENT_GONE: Final = int(Count.CLIENT_GONE)
-_RESOLVED: Final = int(Count.RESOLVED)
+_BY_HEAD: Final = int(Count.BY_HEAD)
 _FAILED: Final = int(Count.FAILED)
 _BYTES_IN: Final = int(Count.BYTES_IN)
 _BYTES_OUT: Final = int(Count.BYTES_OUT)
 _LATENCY_SUM: Final = int(Count.LATENCY_SUM_US)
+_ENDED_AT: Final = GROUPS_AT + GROUPS
+_FAILED_AT: Final = GROUPS_AT + 2 * GROUPS
+_SLOW_AT: Final = GROUPS_AT + 3 * GROUPS
+
+
+def size_row(method: bytes, target: bytes) -> int:
+    """Where `Counters.finish` counts the sizes of the answers to requests like this one."""
+    return SIZE_COLUMNS * size_class(method, target, SIZE_CLASSES)
 
 
 class Counters:
-    """One worker's counters of one slot and variant. `begin` and `finish` are on the request path.
+    """One worker's counters of one slot and variant. `begin` and `finish` are on the request path, hence positional arguments.
 
-    Times are monotonic seconds; an exchange belongs to the cohort of second `int(started)`.
+    Times are monotonic seconds; an exchange belongs to the cohort of second `int(started)`. `seat` is None for a request without
+    a user, and for one whose group is in quarantine.
     """
 
-    __slots__ = ("_block", "_board", "_thresholds")
+    __slots__ = ("_block", "_board", "_cohort", "_edges", "_edges_at", "_exposed", "_hurt", "_salt", "_second", "_users")
 
     def __init__(self, segment: Segment, worker: int, slot: int, variant: int) -> None:
-        at = segment.layout.block(worker, slot, variant)
-        self._block = segment.words[at : at + BLOCK_WORDS]
-        self._board = segment.words
-        self._thresholds = segment.layout.board_row(slot) + THRESHOLDS_AT
+        layout, words = segment.layout, segment.words
+        at, users = layout.block(worker, slot, variant), layout.users(worker, slot)
+        self._block = words[at : at + BLOCK_WORDS]
+        self._users = words[users : users + USERS_WORDS]
+        #: For the canary: a byte for each register.
+        self._exposed = self._users[EXPOSED_AT : EXPOSED_AT + REGISTER_WORDS].cast("B") if variant == CANARY else None
+        self._hurt = self._users[HURT_AT : HURT_AT + REGISTER_WORDS].cast("B")
+        self._salt = self._users[REGISTERS_SALT] - 1
+        self._board = words
+        self._edges_at = layout.board_row(slot) + EDGES_AT
+        self._second = self._cohort = -1
+        #: {cohort: (its edges, what is slow)}, as they were when its second's first request began.
+        self._edges: dict[int, tuple[tuple[int, ...], int]] = {}
 
-    def begin(self, started: float, *, judged: bool) -> None:
-        """Count an exchange that starts now."""
-        block = self._block
-        block[0] += 1
-        if judged:
-            block[COHORT_AT + int(started) % RING * COHORT_WORDS] += 1
+    # Begin.
 
-    def finish(
-        self, count: int, started: float, now: float, *, judged: bool, failed: bool, received: int = 0, sent: int = 0
+    def begin(self, started: float, seat: Seat | None = None, judged: bool = True, at_rest: bool = False) -> int:
+        """Count an exchange that starts now; its cohort. `at_rest`: the canary has no share, so `seat` is the next rollout's."""
+        block, exposed = self._block, self._exposed
+        if exposed is not None and seat is not None:
+            if seat[0] != self._salt:
+                self._begin_salt(seat[0])
+            exposed[seat[4]] = max(exposed[seat[4]], seat[5])
+        if not judged:
+            block[0] += 1
+            return 0
+        second = int(started)
+        if second != self._second:
+            self._begin_second(second)
+        cohort = self._cohort
+        block[cohort] += 1
+        if seat is not None:
+            block[GROUPS_AT + seat[3]] += 1
+            if at_rest:
+                self._users[seat[1]] += 1
+        return cohort
+
+    def _begin_second(self, second: int) -> None:
+        """The first request of a second finds the edges that were fixed for it."""
+        self._second, place = second, second % RING
+        self._cohort = COHORT_AT + place * COHORT_WORDS
+        at = self._edges_at + place * EDGE_WORDS
+        self._edges[self._cohort] = tuple(self._board[at : at + EDGES]), self._board[at + EDGES] or NEVER
+
+    def _begin_salt(self, salt: int) -> None:
+        """The registers are of one rollout: clear those of another one."""
+        self._users[REGISTERS_SALT] = 0
+        for index in range(EXPOSED_AT, HURT_AT + REGISTER_WORDS):
+            self._users[index] = 0
+        self._users[REGISTERS_SALT] = salt + 1
+        self._salt = salt
+
+    # End.
+
+    def finish(  # noqa: PLR0917
+        self,
+        count: int,
+        cohort: int,
+        elapsed: float,
+        seat: Seat | None = None,
+        failed: bool = False,
+        received: int = 0,
+        sent: int = 0,
+        size_row: int = 0,
     ) -> None:
-        """Count its end: `count` is the outcome; `failed` says that it was the upstream's fault.
+        """Count the end of an exchange, `elapsed` seconds after it started: `count` is the outcome.
 
-        `received` and `sent` are body bytes from and to the client.
+        `failed` says that it was the upstream's fault. `received` and `sent` are body bytes from and to the client, `size_row`
+        is where the sizes of such requests are counted (`recall.Line`).
         """
         block = self._block
-        block[count] += 1
         if received:
             block[_BYTES_IN] += received
         block[_BYTES_OUT] += sent
-        if not judged:
+        elapsed_us = int(elapsed * 1e6)
+        if not cohort or count >= _CLIENT_GONE or elapsed_us > _T_HANG_US:
+            self._finish_unusual(count, cohort, elapsed_us, seat, failed)
             return
-        elapsed_us = int((now - started) * 1e6)
+        block[JUDGED_AT + count] += 1
+        block[_LATENCY_SUM] += elapsed_us
+        block[HISTOGRAM_AT + bucket_index(elapsed_us)] += 1
+        edges, slow_us = self._edges[cohort]
+        block[cohort + 1 + (0 if elapsed_us <= edges[0] else bisect_left(edges, elapsed_us))] += 1
+        if seat is not None:
+            group = seat[3]
+            block[_ENDED_AT + group] += 1
+            if elapsed_us > slow_us:
+                block[_SLOW_AT + group] += 1
+        if count == _C2XX:
+            block[SIZES_AT + size_row + sent.bit_length()] += 1
+        elif failed:
+            block[_FAILED] += 1
+            self._fail(seat, judged=True)
+
+    def _finish_unusual(self, count: int, cohort: int, elapsed_us: int, seat: Seat | None, failed: bool) -> None:
+        """The end of who is not judged, of who was called off, and of who has counted as hanging already."""
+        block = self._block
+        block[count] += 1
+        if not cohort:
+            if failed:
+                self._fail(seat, judged=False)
+            return
         if count < _CLIENT_GONE:
             block[_LATENCY_SUM] += elapsed_us
             block[HISTOGRAM_AT + bucket_index(elapsed_us)] += 1
-            if elapsed_us > _T_HANG_US:
-                return  # its cohort was due without it, and it has been counted as failed and slow
-            block[_RESOLVED] += 1
-            if failed:
-                block[_FAILED] += 1
-            position = int(started) % RING
-            fast = elapsed_us <= self._board[self._thresholds + position * THRESHOLDS]
-            block[COHORT_AT + position * COHORT_WORDS + (1 if fast else self._class(position, elapsed_us))] += 1
-        elif elapsed_us <= _T_HANG_US:
-            self._withdraw(started, elapsed_us)
+        hung = elapsed_us > _T_HANG_US
+        edges, slow_us = self._edges[cohort]
+        if not hung:
+            self._withdraw(cohort, edges, elapsed_us)
+        if seat is not None:
+            block[_ENDED_AT + seat[3]] += 1
+            if elapsed_us > slow_us:
+                block[_SLOW_AT + seat[3]] += 1
+        if hung:
+            self._fail(seat, judged=True)
 
-    def answered(self, started: float, head_at: float, *, judged: bool) -> None:
+    def answered(self, cohort: int, elapsed: float, seat: Seat | None) -> None:
         """Judge a response that goes on for long (a stream, a big file, a slow reader) by the time of its head."""
-        if not judged:
+        if not cohort:
             return
-        block, elapsed_us = self._block, int((head_at - started) * 1e6)
+        block, elapsed_us = self._block, int(elapsed * 1e6)
         block[_LATENCY_SUM] += elapsed_us
         block[HISTOGRAM_AT + bucket_index(elapsed_us)] += 1
+        edges, slow_us = self._edges[cohort]
         if elapsed_us <= _T_HANG_US:
-            block[_RESOLVED] += 1
-            position = int(started) % RING
-            block[COHORT_AT + position * COHORT_WORDS + self._class(position, elapsed_us)] += 1
+            block[_BY_HEAD] += 1
+            block[cohort + 1 + bisect_left(edges, elapsed_us)] += 1
+        if seat is not None:
+            block[_ENDED_AT + seat[3]] += 1
+            if elapsed_us > slow_us:
+                block[_SLOW_AT + seat[3]] += 1
 
-    def withdraw(self, started: float) -> None:
-        """Take an exchange that began out of its cohort."""
-        self._withdraw(started, 0)
-
-    def finish_answered(self, count: int, *, judged: bool, failed: bool, received: int, sent: int) -> None:
+    def finish_answered(  # noqa: PLR0917
+        self, count: int, cohort: int, seat: Seat | None, failed: bool, received: int, sent: int, size_row: int
+    ) -> None:
         """Count the end of a response that was judged by its head; a failure after it is one more that failed."""
         block = self._block
         block[count] += 1
         block[_BYTES_IN] += received
         block[_BYTES_OUT] += sent
-        if judged and failed:
-            block[_RESOLVED] += 1
-            block[_FAILED] += 1
+        if cohort and count == _C2XX:
+            block[SIZES_AT + size_row + sent.bit_length()] += 1
+        elif failed:
+            if cohort:
+                block[_BY_HEAD] += 1
+                block[_FAILED] += 1
+            self._fail(seat, judged=cohort > 0)
+
+    def withdraw(self, cohort: int, seat: Seat | None) -> None:
+        """Take an exchange that began out of its cohort."""
+        if cohort:
+            self._withdraw(cohort, (NEVER,), 0)
+            if seat is not None:
+                self._block[_ENDED_AT + seat[3]] += 1
+
+    def _withdraw(self, cohort: int, edges: Sequence[int], elapsed_us: int) -> None:
+        """A client that left says nothing of the variant to those questions whose last threshold had not passed by then."""
+        self._block[cohort + 1 + CLASSES + bisect_left(edges, elapsed_us)] += 1
+
+    def _fail(self, seat: Seat | None, *, judged: bool) -> None:
+        """A user was hurt. Who met the canary, and who was hurt, is asked of everybody, also of requests beyond the cap."""
+        if seat is None:
+            return
+        if judged:
+            self._block[_FAILED_AT + seat[3]] += 1
+        if self._exposed is not None and seat[0] == self._salt and seat[5] > self._hurt[seat[4]]:
+            self._hurt[seat[4]] = seat[5]
+
+    # Now and then.
 
     def add_retry(self) -> None:
         """Count one more try of an exchange."""
         self._block[Count.RETRIES] += 1
 
-    def _class(self, position: int, elapsed_us: int) -> int:
-        """The latency class (1 is the fastest) by the thresholds of this place of the ring."""
-        board, cls, threshold = self._board, 1, self._thresholds + position * THRESHOLDS
-        while cls <= THRESHOLDS and elapsed_us > board[threshold]:
-            cls += 1
-            threshold += 1
-        return cls
-
-    def _withdraw(self, started: float, elapsed_us: int) -> None:
-        """A client that left says nothing of the variant, unless every latency threshold had already passed."""
-        position = int(started) % RING
-        overdue = elapsed_us > self._board[self._thresholds + position * THRESHOLDS + THRESHOLDS - 1] > 0
-        cls = self._class(position, elapsed_us) if overdue else COHORT_WITHDRAWN
-        self._block[COHORT_AT + position * COHORT_WORDS + cls] += 1
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """The sum over all workers of one slot and variant, cumulative: index it with `Count`, or take a part."""
-
-    words: tuple[int, ...]
-
-    def __getitem__(self, count: int) -> int:
-        return self.words[count]
-
-    def cohort(self, second: int) -> tuple[int, ...]:
-        """(started, one count for each latency class, withdrawn) of the ring place of this second, cumulative."""
-        at = COHORT_AT + second % RING * COHORT_WORDS
-        return self.words[at : at + COHORT_WORDS]
-
-    @property
-    def latency(self) -> tuple[int, ...]:
-        """Counts for each bucket of `stats.histogram`."""
-        return self.words[HISTOGRAM_AT : HISTOGRAM_AT + histogram.COUNT]
-
-
-def read_block(segment: Segment, slot: int, variant: int) -> Block:
-    """The sum over every worker row that was ever used. One word is one load, so no count is torn."""
-    layout, words = segment.layout, segment.words
-    rows = []
-    for worker in range(layout.workers):
-        if words[layout.ack_row(worker) + Ack.PULSE]:
-            at = layout.block(worker, slot, variant)
-            rows.append(words[at : at + BLOCK_WORDS].tolist())
-    if not rows:
-        return Block((0,) * BLOCK_WORDS)
-    return Block(tuple(rows[0]) if len(rows) == 1 else tuple(map(sum, zip(*rows, strict=True))))
+    def add_goals(self, goals: int) -> None:
+        """Count a conversion for each goal whose bit is set."""
+        for goal in range(goals.bit_length()):
+            if goals >> goal & 1:
+                self._block[GOALS_AT + goal] += 1

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from canaryproxy.config.schema import Route
 from canaryproxy.errors import StartError
-from canaryproxy.shared.layout import BLOCK_WORDS, BOARD_WORDS, VARIANTS, Segment
+from canaryproxy.shared.layout import BLOCK_WORDS, BOARD_WORDS, USERS_WORDS, VARIANTS, Ack, Segment
 
 
 class Slots:
@@ -41,8 +41,9 @@ class Slots:
         row = layout.board_row(slot)
         if not any(words[row : row + BOARD_WORDS]):
             return
+        used = [worker for worker in range(layout.workers) if words[layout.ack_row(worker) + Ack.PULSE]]
         ranges = [(row, BOARD_WORDS)]
-        ranges += [(layout.block(w, slot, v), BLOCK_WORDS) for w in range(layout.workers) for v in range(VARIANTS)]
+        ranges += [(layout.block(worker, slot, v), BLOCK_WORDS) for worker in used for v in range(VARIANTS)]
+        ranges += [(layout.users(worker, slot), USERS_WORDS) for worker in used]
         for start, count in ranges:
-            for index in range(start, start + count):
-                words[index] = 0
+            words[start : start + count] = memoryview(bytes(count * 8)).cast("Q")

@@ -11,7 +11,7 @@ from math import exp, log
 from typing import Any
 
 #: Prior mass of a fresh start at a step's first block, and of those spread over each hour (docs/statistics.md 1).
-_STEP_MASS, _HOURLY_MASS = 0.15, 0.25
+STEP_MASS, _HOURLY_MASS = 0.15, 0.25
 # A finite floor, so that the state is plain JSON. Lifting a term to it adds at most e^-700 to the evidence.
 _FLOOR, _CAP = -700.0, 600.0
 
@@ -49,11 +49,16 @@ class HarmEvidence:
         """The next block is a step's first: harm is likeliest to begin there."""
         self._fresh = True
 
+    def forget(self) -> None:
+        """Begin again with the mass that is left, as at a step's first block. What was given out is lost."""
+        self._logs = [_FLOOR] * len(self._logs)
+        self._fresh = True
+
     def update(self, log_factors: Sequence[float], elapsed: float) -> None:
         """Take in one block of `elapsed` seconds: one log e-value for each alternative."""
         mass = min(_HOURLY_MASS, self._left) * min(elapsed / 3600, 1.0)
         if self._fresh:
-            mass += _STEP_MASS
+            mass += STEP_MASS
         mass = min(mass, self._left / 2)
         self._left -= mass
         self._fresh = False
@@ -64,6 +69,11 @@ class HarmEvidence:
     def log_e(self) -> float:
         """Natural logarithm of the evidence, at most 600."""
         return min(_log_sum((_log_mean(self._logs), log(self._left))), _CAP)
+
+    @property
+    def leading(self) -> int:
+        """The alternative that has won most."""
+        return self._logs.index(max(self._logs))
 
     def state(self) -> dict[str, Any]:
         """JSON-ready; `HarmEvidence(k, state)` goes on exactly here."""

@@ -40,9 +40,9 @@ class Rates:
         """The belief before the first request."""
         return cls(priors, 0.0, (0.0,) * len(priors))
 
-    def learned(self, counts: Sequence[float], elapsed: float) -> Rates:
-        """The belief after `elapsed` more seconds of traffic: requests, then hits of each kind."""
-        kept = _kept(elapsed, _RATE_FADE, self.requests, _RATE_KEEPS)
+    def learned(self, counts: Sequence[float], elapsed: float, fade: float = _RATE_FADE) -> Rates:
+        """The belief after `elapsed` more seconds of traffic: requests, then hits of each kind. It fades over `fade` seconds."""
+        kept = _kept(elapsed, fade, self.requests, _RATE_KEEPS)
         hits = tuple(old * kept + new for old, new in zip(self.hits, counts[1:], strict=True))
         return replace(self, requests=self.requests * kept + counts[0], hits=hits)
 
@@ -90,6 +90,11 @@ class RecentLatencies:
         for bucket, count in counts.items():
             self._weights[bucket] = self._weights.get(bucket, 0) + count
             self._seen += count
+
+    @property
+    def weights(self) -> Mapping[int, float]:
+        """What is remembered of each bucket, in requests."""
+        return self._weights
 
     @property
     def seen(self) -> int:

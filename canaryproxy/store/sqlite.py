@@ -16,7 +16,7 @@ from typing import Any
 
 from canaryproxy.config.overlay import Registered
 from canaryproxy.errors import StoreError
-from canaryproxy.store.base import Decision, Saved
+from canaryproxy.store.base import JOURNALS, Decision, JournalBlock, JournalEnd, Saved
 
 #: What each version of the schema adds to the one before it; a file of an older version is brought up when it is opened.
 _SCHEMA = (
@@ -34,6 +34,13 @@ CREATE INDEX decision_of_route ON decision (route, id);
     """
 CREATE TABLE pool (name TEXT PRIMARY KEY, definition TEXT NOT NULL, file TEXT NOT NULL, at REAL NOT NULL, by TEXT NOT NULL)
 WITHOUT ROWID;
+""",
+    """
+CREATE TABLE journal (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    route TEXT NOT NULL, rollout TEXT NOT NULL, first INTEGER NOT NULL, ticks INTEGER NOT NULL, data BLOB NOT NULL
+);
+CREATE INDEX journal_of_rollout ON journal (route, rollout, id);
 """,
 )
 SCHEMA_VERSION = len(_SCHEMA)
@@ -67,18 +74,20 @@ _EXPLAINED = {
 class SqliteStore:
     """A `Store` and a `PoolStore` in the file at `path`, made on first use.
 
+    `read_only`: nothing is made or changed, not even the version of its schema, so a proxy may have it open meanwhile.
     Raises StoreError when the file cannot be used: no directory, no permission, damaged, another program's, a newer version's.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self._where = f"state {path}"
+    def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
+        self._where, self._read_only = f"state {path}", read_only
         place = Path(path).absolute()
         if not os.path.isdir(place.parent):
             raise StoreError(
                 self._where, f"there is no directory {str(place.parent)!r} for it", "create it, or change state.path"
             )
         with self._explained():
-            self._db = sqlite3.connect(place, timeout=_BUSY, isolation_level=None, check_same_thread=False)
+            name = f"{place.as_uri()}?mode={'ro' if read_only else 'rwc'}"
+            self._db = sqlite3.connect(name, timeout=_BUSY, isolation_level=None, check_same_thread=False, uri=True)
         try:
             with self._explained():
                 self._prepare()
@@ -91,9 +100,14 @@ class SqliteStore:
         query = "SELECT rollout.route, rollout.record, evidence.record FROM rollout LEFT JOIN evidence USING (route)"
         with self._explained():
             return {
-                route: Saved(json.loads(rollout), None if evidence is None else json.loads(evidence))
-                for route, rollout, evidence in self._db.execute(query)
+                route: Saved(json.loads(rollout), None if evidence is None else json.loads(evidence), self._end(route))
+                for route, rollout, evidence in self._db.execute(query).fetchall()
             }
+
+    def _end(self, route: str) -> JournalEnd | None:
+        query = "SELECT rollout, first + ticks FROM journal WHERE route = ? ORDER BY id DESC LIMIT 1"
+        row = self._db.execute(query, (route,)).fetchone()
+        return None if row is None else JournalEnd(*row)
 
     def save(
         self,
@@ -101,13 +115,25 @@ class SqliteStore:
         rollout: Mapping[str, Any] | None,
         evidence: Mapping[str, Any] | None,
         decisions: Sequence[Decision] = (),
+        journal: Sequence[JournalBlock] = (),
     ) -> None:
-        """All of it is on disk when this returns, none of it when it raises StoreError. None leaves what was saved before."""
+        """All of it is on disk when this returns, none of it when it raises StoreError. None leaves what was saved before.
+
+        Of the route's journals those of the newest `JOURNALS` rollouts are kept.
+        """
         with self._explained(), self._transaction():
             for table, record in (("rollout", rollout), ("evidence", evidence)):
                 if record is not None:
                     self._db.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", (route, _text(record)))
             self._note((route, decision) for decision in decisions)
+            self._keep(route, journal)
+
+    def _keep(self, route: str, journal: Sequence[JournalBlock]) -> None:
+        rows = [(route, block.rollout, block.first, block.ticks, block.data) for block in journal]
+        self._db.executemany("INSERT INTO journal (route, rollout, first, ticks, data) VALUES (?, ?, ?, ?, ?)", rows)
+        if any(block.first == 0 for block in journal):  # a rollout has begun
+            gone = [(route, rollout) for rollout in self._rollouts(route)[JOURNALS:]]
+            self._db.executemany("DELETE FROM journal WHERE route = ? AND rollout = ?", gone)
 
     def pools(self) -> dict[str, Registered]:
         """Every registered pool."""
@@ -141,11 +167,34 @@ class SqliteStore:
                 for n, at, kind, sentence, data in rows
             ]
 
+    def rollouts(self, route: str) -> list[str]:
+        """The rollouts of which there is a journal, the newest first."""
+        with self._explained():
+            return self._rollouts(route)
+
+    def _rollouts(self, route: str) -> list[str]:
+        query = "SELECT rollout FROM journal WHERE route = ? GROUP BY rollout ORDER BY max(id) DESC"
+        return [rollout for (rollout,) in self._db.execute(query, (route,))]
+
+    def journal(self, route: str, rollout: str, limit: int = 100, after: int = 0) -> list[tuple[int, JournalBlock]]:
+        """At most `limit` blocks of a rollout's journal in their order, each with its id; those after id `after`."""
+        query = (
+            "SELECT id, rollout, first, ticks, data FROM journal WHERE route = ? AND rollout = ? AND id > ? ORDER BY id LIMIT ?"
+        )
+        with self._explained():
+            rows = self._db.execute(query, (route, rollout, after, limit)).fetchall()
+            return [(number, JournalBlock(*block)) for number, *block in rows]
+
     def close(self) -> None:
         """Let go of the file; the write-ahead log is folded into it."""
         self._db.close()
 
     def _prepare(self) -> None:
+        if self._read_only:
+            if (version := self._version()) < SCHEMA_VERSION:
+                what = f"is of an older version of canaryproxy (its schema is {version}, this version reads {SCHEMA_VERSION})"
+                raise StoreError(self._where, what, "start this version's proxy on it once")
+            return
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         if damage := [row[0] for row in self._db.execute("PRAGMA quick_check(1)") if row[0] != "ok"]:

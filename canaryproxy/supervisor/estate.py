@@ -10,15 +10,16 @@ from collections.abc import Iterable
 
 from canaryproxy.analysis.sample import T_HANG
 from canaryproxy.shared.layout import (
+    BLOCK_WORDS,
     COHORT_AT,
-    COHORT_WITHDRAWN,
     COHORT_WORDS,
-    OUTCOMES,
     RING,
     VARIANTS,
+    WITHDRAWN_AT,
     Count,
     Segment,
 )
+from canaryproxy.shared.reading import Block
 
 
 def settle(segment: Segment, row: int, slots: Iterable[int], now: float) -> int:
@@ -27,13 +28,14 @@ def settle(segment: Segment, row: int, slots: Iterable[int], now: float) -> int:
 
 
 def _abandon(segment: Segment, row: int, slot: int, variant: int, second: int) -> int:
-    words, block = segment.words, segment.layout.block(row, slot, variant)
-    lost = left = words[block + Count.STARTED] - sum(words[block + outcome] for outcome in OUTCOMES)
-    words[block + Count.ABANDONED] += lost
+    at = segment.layout.block(row, slot, variant)
+    words = segment.words
+    block = Block(words[at : at + BLOCK_WORDS].tolist())
+    lost = left = block[Count.STARTED] - block.ended
+    words[at + Count.ABANDONED] += lost
     for begun in range(second, second - T_HANG - 1, -1):
-        cohort = block + COHORT_AT + begun % RING * COHORT_WORDS
-        unanswered = words[cohort] - sum(words[cohort + 1 : cohort + COHORT_WORDS])
-        withdrawn = max(0, min(left, unanswered))
-        words[cohort + COHORT_WITHDRAWN] += withdrawn
+        started, *ended = block.cohort(begun)
+        withdrawn = max(0, min(left, started - sum(ended)))
+        words[at + COHORT_AT + begun % RING * COHORT_WORDS + WITHDRAWN_AT] += withdrawn
         left -= withdrawn
     return lost

@@ -39,11 +39,12 @@ plans = st.builds(
     st.sampled_from([0.0, 3.0]),
     st.sampled_from([1.0, 4.0]),
     st.sampled_from(OnInconclusive),
+    st.booleans(),
 )
 ticks = st.builds(
     Tick,
-    st.builds(Verdict, st.sampled_from(Outcome), st.sampled_from(Action), st.just("as it is")),
-    st.sampled_from([0.5, 1.0, 9.0]),
+    st.builds(Verdict, st.sampled_from(Outcome), st.sampled_from(Action), st.just("as it is"), certain=st.booleans()),
+    st.sampled_from([0.5, 1.0, 9.0, 300.0]),
 )
 events: st.SearchStrategy[Event] = st.one_of(
     ticks,
@@ -78,6 +79,16 @@ def check_record(before: Rollout, event: Event, after: Rollout) -> None:
     if isinstance(event, Rollback) or (isinstance(event, Tick) and event.verdict.action is Action.ROLLBACK):
         assert after.weight_bp == 0
         assert not after.in_progress
+    if isinstance(event, Tick) and before.in_progress:
+        assert after.frozen == (event.verdict.action in (Action.FREEZE, Action.STEP_BACK)), "frozen is what the last tick said"
+        assert not after.frozen or after.weight_bp <= before.weight_bp
+        assert after.step <= before.step + (1 + (before.plan.skip_when_certain and event.verdict.certain))
+        assert after.weight_bp != 10_000 or before.step + 1 >= after.step, "nobody skips to everybody"
+        if before.frozen and event.verdict.action is not Action.ROLLBACK:
+            assert (after.phase, after.weight_bp, after.held, after.waited) == (
+                *(before.phase, before.weight_bp),
+                *(before.held, before.waited),
+            ), "while frozen, and in the tick that ends it, all stands still"
     if before.phase is Phase.ROLLED_BACK and not isinstance(event, Start | Retry):
         assert after == before
 

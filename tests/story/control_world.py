@@ -18,11 +18,12 @@ from canaryproxy.control.controller import Answer, Controller
 from canaryproxy.control.route import RouteControl
 from canaryproxy.errors import StoreError
 from canaryproxy.rollout.model import Event, Phase
+from canaryproxy.routing.split import seat
 from canaryproxy.shared import layout
 from canaryproxy.shared.board import AckRow, Board, Split
 from canaryproxy.shared.layout import Count
 from canaryproxy.shared.ledger import Counters
-from canaryproxy.store.base import Decision, Saved
+from canaryproxy.store.base import Decision, JournalBlock, JournalEnd, Saved
 
 ROLLOUT: dict[str, Any] = {
     "steps": [{"weight": "5%", "hold": "60s"}, {"weight": "50%", "hold": "60s"}],
@@ -48,6 +49,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self.saved: dict[str, Saved] = {}
         self.log: list[tuple[str, Decision]] = []
+        self.blocks: list[JournalBlock] = []
         self.failing = False
         self.open = threading.Event()
         self.open.set()
@@ -61,12 +63,16 @@ class MemoryStore:
         rollout: Mapping[str, Any] | None,
         evidence: Mapping[str, Any] | None,
         decisions: Sequence[Decision] = (),
+        journal: Sequence[JournalBlock] = (),
     ) -> None:
         if not self.open.wait(10):
             raise StoreError("state", "is still hanging")
         if self.failing:
             raise StoreError("state", "was not written, the disk is full", "make room")
-        self.saved[route] = Saved(*json.loads(json.dumps([rollout, evidence])))
+        self.blocks += journal
+        end = JournalEnd(self.blocks[-1].rollout, self.blocks[-1].first + self.blocks[-1].ticks) if self.blocks else None
+        record, known = json.loads(json.dumps([rollout, evidence]))
+        self.saved[route] = Saved(record, known, end)
         self.log += [(route, decision) for decision in decisions]
 
     def decisions(self, route: str, limit: int = 100, before_id: int | None = None) -> list[dict[str, Any]]:
@@ -74,6 +80,13 @@ class MemoryStore:
             {"id": n, "kind": d.kind, "sentence": d.sentence} for n, (name, d) in enumerate(self.log, 1) if name == route
         ]
         return [row for row in reversed(rows) if before_id is None or row["id"] < before_id][:limit]
+
+    def rollouts(self, route: str) -> list[str]:
+        return list(dict.fromkeys(block.rollout for block in reversed(self.blocks)))
+
+    def journal(self, route: str, rollout: str, limit: int = 100, after: int = 0) -> list[tuple[int, JournalBlock]]:
+        found = [(n, block) for n, block in enumerate(self.blocks, 1) if block.rollout == rollout and n > after]
+        return found[:limit]
 
     def close(self) -> None:
         self.open.set()
@@ -192,12 +205,13 @@ class World:
         await self.route.saver.wait(ticket, 0.05)
 
     def requests(self, started: float, variant: int, good: int, bad: int = 0) -> None:
-        """Requests that are answered in 10 to 20 ms."""
-        counters = self.counters[variant]
+        """Requests, each of another user, that are answered in 10 to 20 ms."""
+        counters, salt = self.counters[variant], self.split.salt
         for n in range(good + bad):
-            counters.begin(started, judged=True)
+            user = seat(salt, b"user %d" % n)
+            cohort = counters.begin(started, user)
             count = Count.C5XX if n < bad else Count.C2XX
-            counters.finish(count, started, started + 0.01 + n % 20 * 0.0005, judged=True, failed=n < bad)
+            counters.finish(count, cohort, 0.01 + n % 20 * 0.0005, user, failed=n < bad)
 
     async def end(self) -> None:
         self.store.open.set()

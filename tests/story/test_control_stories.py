@@ -124,12 +124,11 @@ async def test_a_machine_that_stood_still_is_not_held_against_the_canary(
     await world.ticks(30, traffic=traffic)
     held = world.route.rollout.held
     began = world.clock.monotonic()
-    for _ in range(50):
-        world.counters[1].begin(began + 0.1, judged=True)
+    cohorts = [world.counters[1].begin(began + 0.1) for _ in range(50)]
     world.clock.advance(seconds)
     world.controller.tick()
-    for _ in range(50):  # deadlines that passed meanwhile
-        world.counters[1].finish(Count.CONNECT_TIMEOUT, began + 0.1, began + seconds + 0.1, judged=True, failed=True)
+    for cohort in cohorts:  # deadlines that passed meanwhile
+        world.counters[1].finish(Count.CONNECT_TIMEOUT, cohort, seconds, failed=True)
     await world.ticks(1)
     assert world.route.rollout.held == held
     await world.ticks(20, traffic=traffic)
@@ -158,7 +157,7 @@ async def test_what_hung_in_a_rolled_back_rollout_is_not_held_against_the_next(m
     await world.ticks(20, traffic=traffic)
     await world.start()
     for _ in range(50):
-        world.counters[1].begin(world.clock.monotonic() + 0.1, judged=True)
+        world.counters[1].begin(world.clock.monotonic() + 0.1)
     await world.ticks(3, traffic=traffic)
     await world.do(Rollback("it hangs"))
     await world.do(world.controller.retry_event("shop"))
@@ -300,7 +299,8 @@ async def test_a_restart_goes_on_where_it_was(make: Make) -> None:
     assert before.held - 5 <= after.held <= before.held
     assert after.held > 10
     assert world.split == split
-    assert json.loads(json.dumps(world.route.judge.state())) == evidence
+    assert evidence is not None
+    assert evidence | json.loads(json.dumps(world.route.judge.state())) == evidence
     await world.ticks(50, traffic=traffic)
     assert world.phase is Phase.BAKING
 

@@ -276,6 +276,120 @@ def test_a_warning_is_recorded_once_for_each_step() -> None:
     assert story.do(Promote()).tick(Action.WARN, "again").said == "warning at step 2 of 3: 5% of users to v2: again"
 
 
+# --- Stable itself is bad ---
+
+
+def test_a_freeze_stands_still_is_said_once_and_ends_by_itself() -> None:
+    story = at(Phase.PROGRESSING).pass_time(100).pass_time(50, Action.FREEZE, "stable fails too: 30 %")
+    assert story.where == ("progressing", 1, 500)
+    assert (story.rollout.frozen, story.rollout.held, story.rollout.waited) == (True, 100, 100)
+    assert [record.kind for record in story.log] == ["start", "step", "freeze"]
+    assert story.said == "frozen at step 2 of 3: 5% of users to v2 (stable fails too: 30 %)"
+    assert story.rollout.reason == "stable fails too: 30 %"
+    story.tick(Action.PROMOTE)
+    assert (story.rollout.frozen, story.rollout.held, story.did) == (False, 100, ["forget step", "save"])
+    assert story.said == "no longer frozen at step 2 of 3: 5% of users to v2: stable is well again"
+    assert story.pass_time(499, Action.PROMOTE).where == ("progressing", 1, 500), "the frozen time is no dwell"
+    assert story.tick(Action.PROMOTE).where == ("progressing", 2, 2500)
+
+
+def test_an_outage_is_no_inconclusive_step() -> None:
+    story = Story().start().pass_time(1200).pass_time(5000, Action.FREEZE)
+    assert story.where == ("progressing", 0, 100)
+    assert story.pass_time(2).where == ("paused", 0, 100), "the second after the thaw counts again"
+
+
+def test_an_outage_right_after_a_step_up_takes_it_back_once() -> None:
+    story = at(Phase.PROGRESSING).tick(Action.STEP_BACK, "both fail since the step up")
+    assert (story.where, story.rollout.frozen) == (("progressing", 0, 100), True)
+    assert story.did == ["split 100", "forget step", "save"], "lowered: down first, then write"
+    assert story.said == "stepped back and frozen at step 1 of 3: 1% of users to v2 (both fail since the step up)"
+    assert story.log[-1].kind == "step_back"
+    assert story.pass_time(10, Action.STEP_BACK).where == ("progressing", 0, 100)
+    assert story.log[-1].kind == "step_back", "said once"
+    assert (story.tick(Action.CONTINUE).rollout.frozen, story.rollout.held) == (False, 0)
+    assert story.pass_time(300, Action.PROMOTE).where == ("progressing", 1, 500), "the whole step again"
+
+
+def test_a_step_back_from_the_bake_is_to_the_last_step_that_is_lower() -> None:
+    story = at(Phase.BAKING).pass_time(1000).tick(Action.STEP_BACK)
+    assert (story.where, story.rollout.held) == (("progressing", 2, 2500), 0)
+    all_of_them = Plan((PlanStep(500, 60), PlanStep(10_000, 60)), bake=60, max_step_duration=600)
+    story = Story(all_of_them).start().do(Promote(full=True)).tick(Action.STEP_BACK)
+    assert story.where == ("progressing", 0, 500)
+
+
+def test_before_the_first_step_there_is_nothing_to_step_back_to() -> None:
+    story = Story().start().tick(Action.STEP_BACK)
+    assert (story.where, story.rollout.frozen, story.log[-1].kind) == (("progressing", 0, 100), True, "freeze")
+
+
+@pytest.mark.parametrize("phase", [Phase.PROGRESSING, Phase.PAUSED, Phase.BAKING])
+@pytest.mark.parametrize("action", [Action.FREEZE, Action.STEP_BACK])
+def test_a_freeze_never_disarms_the_rollback(phase: Phase, action: Action) -> None:
+    story = at(phase).tick(action)
+    assert story.log[-1].kind in ("freeze", "step_back")
+    assert story.tick(Action.ROLLBACK, "the canary is worse still").where[::2] == ("rolled_back", 0)
+    assert story.rollout.frozen is False
+    assert at(phase).tick(action).do(Rollback()).where[::2] == ("rolled_back", 0)
+
+
+@pytest.mark.parametrize("action", [Action.FREEZE, Action.STEP_BACK])
+def test_a_pause_by_hand_stays_through_a_freeze(action: Action) -> None:
+    story = at(Phase.PAUSED).pass_time(5, action, "stable fails too")
+    assert (story.where, story.rollout.frozen, story.rollout.reason) == (("paused", 1, 500), True, "lunch")
+    assert story.said == "frozen at step 2 of 3: 5% of users to v2 (stable fails too)"
+    story.tick(Action.PROMOTE)
+    assert (story.where, story.rollout.frozen, story.rollout.reason) == (("paused", 1, 500), False, "lunch")
+    assert story.did == ["forget step", "save"]
+
+
+def test_a_pause_and_a_resume_keep_a_freeze_and_a_promotion_by_hand_is_a_new_beginning() -> None:
+    story = at(Phase.PROGRESSING).tick(Action.FREEZE).do(Pause("look")).do(Resume())
+    assert (story.where, story.rollout.frozen) == (("progressing", 1, 500), True)
+    story.do(Promote())
+    assert (story.where, story.rollout.frozen) == (("progressing", 2, 2500), False)
+    assert story.tick(Action.FREEZE).log[-1].kind == "freeze"
+
+
+def test_a_finding_that_asks_for_a_pause_ends_the_freeze_first() -> None:
+    story = at(Phase.PROGRESSING).tick(Action.FREEZE).tick(Action.PAUSE)
+    assert (story.where, story.log[-1].kind) == (("progressing", 1, 500), "thaw")
+    assert story.tick(Action.PAUSE).where == ("paused", 1, 500)
+
+
+# --- More than proven ---
+
+SKIPPING = Plan(
+    (PlanStep(100, 60), PlanStep(500, 60), PlanStep(2500, 300), PlanStep(5000, 300)), 1800, 1200, skip_when_certain=True
+)
+
+
+def certain(story: Story, seconds: int, action: Action = Action.PROMOTE) -> Story:
+    for _ in range(seconds):
+        story.clock.advance(1)
+        story.do(Tick(Verdict(OUTCOMES.get(action, Outcome.FAIL), action, "no worse", certain=True), 1.0))
+    return story
+
+
+def test_a_step_is_skipped_where_health_is_more_than_proven_and_four_minutes_are_over() -> None:
+    story = certain(Story(SKIPPING).start().pass_time(239), 1)
+    assert story.where == ("progressing", 2, 2500)
+    assert story.said == "step 3 of 4: 25% of users to v2, step 2 skipped (no worse)"
+    assert story.did == ["forget step", "save", "split 2500"]
+    assert certain(story, 300).where == ("progressing", 3, 5000), "never the way to 100 %"
+    assert certain(story, 300).where == ("baking", 3, 10_000)
+
+
+def test_a_skip_is_never_waited_for_nor_taken_unasked() -> None:
+    assert certain(Story(SKIPPING).start(), 60).where == ("progressing", 1, 500), "a step that is over is over"
+    assert certain(Story(replace(SKIPPING, skip_when_certain=False)).start().pass_time(300), 1).where == ("progressing", 1, 500)
+    assert Story(SKIPPING).start().pass_time(300).tick(Action.PROMOTE).where == ("progressing", 1, 500)
+    assert certain(Story(SKIPPING).start().pass_time(300), 5, Action.WARN).where == ("progressing", 0, 100)
+    everybody = replace(SKIPPING, steps=(PlanStep(100, 60), PlanStep(500, 60), PlanStep(10_000, 60)))
+    assert certain(Story(everybody).start().pass_time(300), 1).where == ("progressing", 1, 500)
+
+
 # --- Hands on ---
 
 

@@ -21,7 +21,7 @@ from canaryproxy.proxy.worker import run_worker
 from canaryproxy.shared import layout
 from canaryproxy.shared.board import Board
 from canaryproxy.shared.layout import CANARY, OUTCOMES, STABLE, Ack, Count, WorkerState
-from canaryproxy.shared.ledger import Block, read_block
+from canaryproxy.shared.reading import Block, read_block
 from canaryproxy.supervisor.child import fork
 
 MIB = 1 << 20

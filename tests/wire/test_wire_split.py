@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from wire import GET, OK, Wire
 
-from canaryproxy.routing.split import choose_variant
+from canaryproxy.routing.split import choose_variant, seat
 from canaryproxy.shared.layout import CANARY, STABLE, Count
 
 
@@ -62,7 +62,7 @@ def test_a_user_stays_with_a_variant_and_shares_are_kept(wire: Wire) -> None:
     wire.publish(3_000)
     word = 3_000
     for user in users(100):
-        wanted = ("v1", "v2")[choose_variant(word, 7, user)]
+        wanted = ("v1", "v2")[choose_variant(word, seat(7, user))]
         assert [pool_of(wire, get(b"Cookie: a=b; uid=" + user)) for _ in range(2)] == [wanted] * 2
     assert 2 * 15 < wire.counts(CANARY)[Count.STARTED] < 2 * 45
 
@@ -76,7 +76,7 @@ def test_one_connection_may_carry_many_users(wire: Wire) -> None:
         (origin,) = [end for end in wire.origins if end.read()]
         origin.send(OK)
         pools.append(("v1", "v2")[origin.get_extra_info("peername")[0].startswith("10.0.2.")])
-    assert pools == [("v1", "v2")[choose_variant(5_000, 7, user)] for user in users(30)]
+    assert pools == [("v1", "v2")[choose_variant(5_000, seat(7, user))] for user in users(30)]
     assert len(wire.origins) == 2
 
 
@@ -145,16 +145,16 @@ def test_who_has_no_cookie_is_stable_once_and_gets_one(wire: Wire) -> None:
     assert issued
     assert b"ookie" not in head
     pool, _, answer = sent(wire, get(b"Cookie: uid=" + issued[1]))
-    assert pool == ("v1", "v2")[choose_variant(9_999, 7, issued[1])]
+    assert pool == ("v1", "v2")[choose_variant(9_999, seat(7, issued[1]))]
     assert b"Set-Cookie" not in answer
     counts = wire.counts(STABLE)
     assert counts[Count.STARTED] >= 1
-    assert counts[Count.RESOLVED] == counts[Count.STARTED] - 1, "a request without a user is not judged"
+    assert counts.resolved == counts[Count.STARTED] - 1, "a request without a user is not judged"
 
 
 def test_no_cookie_is_issued_without_a_rollout(wire: Wire) -> None:
     assert b"Set-Cookie" not in sent(wire, GET)[2]
-    assert wire.counts()[Count.RESOLVED] == 1, "but stable learns from it"
+    assert wire.counts().resolved == 1, "but stable learns from it"
 
 
 def test_the_issued_cookie_may_count_at_once() -> None:
@@ -164,8 +164,8 @@ def test_the_issued_cookie_may_count_at_once() -> None:
             pool, _, answer = sent(wire, GET)
             issued = re.search(rb"uid=([0-9a-f]{32});", answer)
             assert issued
-            assert pool == ("v1", "v2")[choose_variant(5_000, 7, issued[1])]
-        assert wire.counts(STABLE)[Count.RESOLVED] + wire.counts(CANARY)[Count.RESOLVED] == 20
+            assert pool == ("v1", "v2")[choose_variant(5_000, seat(7, issued[1]))]
+        assert wire.counts(STABLE).resolved + wire.counts(CANARY).resolved == 20
 
 
 def test_the_address_may_be_the_user() -> None:
@@ -173,7 +173,7 @@ def test_the_address_may_be_the_user() -> None:
         wire.publish(5_000)
         for n in range(20):
             pool, _, answer = sent(wire, GET, f"192.0.{n}.9")
-            assert pool == ("v1", "v2")[choose_variant(5_000, 7, b"192.0.%d.0/24" % n)]
+            assert pool == ("v1", "v2")[choose_variant(5_000, seat(7, b"192.0.%d.0/24" % n))]
             assert b"Set-Cookie" not in answer
 
 

@@ -348,7 +348,7 @@ def test_a_reset_is_passed_on_and_accuses_only_the_upstream(wire: Wire, side: st
     broken.reset()
     assert other.was_reset
     assert wire.outcomes() == expected
-    assert (wire.counts()[Count.RESOLVED], wire.counts()[Count.FAILED]) == (2, 1) if side == "origin" else (1, 0)
+    assert (wire.counts().resolved, wire.counts()[Count.FAILED]) == (2, 1) if side == "origin" else (1, 0)
 
 
 def test_a_tunnel_is_judged_by_its_101(wire: Wire) -> None:
@@ -358,7 +358,7 @@ def test_a_tunnel_is_judged_by_its_101(wire: Wire) -> None:
     wire.origin.send(SWITCH)
     second = int(wire.now - 0.11)
     judged = wire.counts().cohort(second)
-    assert judged == (1, 0, 1, 0, 0, 0, 0)
+    assert (*judged[:3], sum(judged)) == (1, 0, 1, 2)
     wire.advance(3000)
     close(client, wire.origin)
     assert wire.counts().cohort(second) == judged

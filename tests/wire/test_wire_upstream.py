@@ -257,7 +257,7 @@ def test_our_own_want_is_no_failure_of_the_variant(wire: Wire) -> None:
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b"\r\nRetry-After: 1\r\n" in answer
     assert wire.outcomes() == {Count.ABANDONED: 1}
-    assert wire.counts()[Count.FAILED] == wire.counts()[Count.RESOLVED] == 0
+    assert wire.counts()[Count.FAILED] == wire.counts().resolved == 0
 
 
 def test_the_deadline_of_a_request_waits_for_the_connect(wire: Wire) -> None:

@@ -27,11 +27,12 @@ from canaryproxy.proxy.worker import Worker
 from canaryproxy.shared import layout
 from canaryproxy.shared.board import AckRow, Board
 from canaryproxy.shared.layout import CANARY, OUTCOMES, RING, STABLE, Count
-from canaryproxy.shared.ledger import Block, read_block
+from canaryproxy.shared.reading import Block, read_block
 
 GET = b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nDate: now\r\nContent-Length: 2\r\n\r\nok"
 THRESHOLDS_US = (100_000, 112_500, 125_000, 150_000)
+SLOW_US = 300_000
 _UNLIMITED = 1 << 60
 _RESET = struct.pack("ii", 1, 0)
 _READS_IN_A_TURN = 32  # libuv reads a stream so often while each read fills the buffer
@@ -252,7 +253,7 @@ class Wire:
         self.board = Board(self.segment)
         self.now = 1000.0
         for second in range(RING):
-            self.board.publish_thresholds(0, second, THRESHOLDS_US)
+            self.board.publish_edges(0, second, THRESHOLDS_US, SLOW_US)
         AckRow(self.segment, 0).enter(1, self.now)
         self._ready: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self.worker = WireWorker(config, self.segment, 0, {name: slot for slot, name in enumerate(config.routes)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from aiohttp.test_utils import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from canaryproxy.admin.app import make_app
+from canaryproxy.analysis.sample import ArmTick, Tick
 from canaryproxy.analysis.verdict import Action, MetricVerdict, Outcome, Verdict
 from canaryproxy.clock import ManualClock
 from canaryproxy.config.quantities import Address
@@ -37,7 +39,18 @@ CONFIG = Config.model_validate(
             "v1": {"servers": ["http://127.0.0.1:9"], "version": "1.4.0"},
             "v2": {"servers": ["http://127.0.0.1:10"]},
         },
-        "routes": {"shop": {"stable": "v1", "canary": "v2"}, "plain": {"stable": "v1"}},
+        "routes": {
+            "shop": {
+                "stable": "v1",
+                "canary": "v2",
+                "metrics": {
+                    "signup": {"goal": "posted"},
+                    "checkout": {"goal": {"path": "/checkout"}},
+                    "refund": {"goal": "posted"},
+                },
+            },
+            "plain": {"stable": "v1"},
+        },
     }
 )
 
@@ -99,6 +112,18 @@ async def get(client: AdminClient, path: str, status: int = 200) -> dict[str, An
         return answer
 
 
+async def scrape(client: AdminClient) -> dict[tuple[str, tuple[str, ...]], float]:
+    """The metrics page: the value of each sample by its name and sorted labels."""
+    async with client.get("/metrics") as response:
+        assert response.content_type == "text/plain"
+        text = await response.text()
+    return {
+        (sample.name, tuple(sorted(sample.labels.values()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
 # --- Reading ---
 
 
@@ -125,9 +150,8 @@ async def test_the_status_document_of_an_idle_route(client: AdminClient) -> None
 async def test_the_status_document_of_a_rollout_that_is_judged(setup: Setup, client: AdminClient) -> None:
     await change(client, "start")
     counters = Counters(setup.segment, 0, 0, 1)
-    counters.begin(1000.5, judged=True)
-    counters.finish(Count.C5XX, 1000.5, 1000.7, judged=True, failed=True)
-    counters.begin(1000.6, judged=True)
+    counters.finish(Count.C5XX, counters.begin(1000.5), 0.2, failed=True)
+    counters.begin(1000.6)
     setup.clock.advance(1)
     setup.controller.tick()
     metric = MetricVerdict("error_rate", Outcome.FAIL, Action.WARN, "s", float("-inf"), 5.0, 1.0, 3.0, {"failed": 1})
@@ -138,6 +162,8 @@ async def test_the_status_document_of_a_rollout_that_is_judged(setup: Setup, cli
     assert (shop["canary"]["requests"], shop["canary"]["in_flight"]) == (2, 1)
     assert (shop["canary"]["error_percent"], shop["canary"]["p95_ms"]) == (100.0, pytest.approx(200, rel=0.02))
     assert (shop["verdict"], shop["reason"]) == ("fail", "s")
+    assert (shop["users"], shop["frozen"], shop["quarantined_groups"]) == ({"exposed": 0, "hurt": 0}, False, 0)
+    assert shop["shadow"] == {"rollouts": 0, "false_alarms": 0, "upper": None}
     assert shop["evidence"]["error_rate"] == {
         "outcome": "fail",
         "action": "warn",
@@ -268,20 +294,12 @@ async def test_metrics_are_read_from_the_ledger(setup: Setup, client: AdminClien
     setup.row.add_refused({Ack.REFUSED_TLS: 5})
     counters = Counters(setup.segment, 0, 0, 1)
     for elapsed in (0.0005, 0.003, 0.2, 90.0):
-        counters.begin(1000.5, judged=True)
-        counters.finish(Count.C2XX, 1000.5, 1000.5 + elapsed, judged=True, failed=False)
-    counters.begin(1000.6, judged=True)
+        counters.finish(Count.C2XX, counters.begin(1000.5), elapsed)
+    counters.begin(1000.6)
     await change(client, "start")
     setup.clock.advance(1)
     setup.controller.tick()
-    async with client.get("/metrics") as response:
-        assert response.content_type == "text/plain"
-        text = await response.text()
-    samples = {
-        (sample.name, tuple(sorted(sample.labels.values()))): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
+    samples = await scrape(client)
     assert samples["canaryproxy_requests_total", ("c2xx", "canary", "shop")] == 4
     assert samples["canaryproxy_in_flight_requests", ("canary", "shop")] == 1
     bucket = "canaryproxy_request_duration_seconds_bucket"
@@ -300,6 +318,26 @@ async def test_metrics_are_read_from_the_ledger(setup: Setup, client: AdminClien
     assert refused == {"tls_handshake": 5, "proxy_protocol": 0}
     assert samples["canaryproxy_ticks_total", ()] == 1
     assert samples["canaryproxy_store_errors_total", ("shop",)] == 0
+
+
+async def test_users_and_rehearsals_are_shown(setup: Setup, client: AdminClient) -> None:
+    await change(client, "start")
+    route = setup.controller.routes["shop"]
+    route.sample = Tick(1.0, ArmTick(), ArmTick(users=402, hurt=7))
+    route.judge.shadow.rollouts, route.judge.shadow.false_alarms = 100, 1
+    setup.controller.board.quarantine(route.slot, (3, 200))
+    route.rollout = replace(route.rollout, frozen=True)
+    shop = await get(client, SHOP)
+    assert shop["users"] == {"exposed": 402, "hurt": 7}
+    assert (shop["frozen"], shop["quarantined_groups"]) == (True, 2)
+    assert shop["shadow"] == {"rollouts": 100, "false_alarms": 1, "upper": pytest.approx(0.0545, abs=0.0001)}
+    samples = await scrape(client)
+    assert samples["canaryproxy_users_exposed", ("shop",)] == 402
+    assert samples["canaryproxy_users_hurt", ("shop",)] == 7
+    assert samples["canaryproxy_quarantined_groups", ("shop",)] == 2
+    assert samples["canaryproxy_shadow_rollouts_total", ("shop",)] == 100
+    assert samples["canaryproxy_shadow_false_alarms_total", ("shop",)] == 1
+    assert ("canaryproxy_users_exposed", ("plain",)) not in samples, "there was no tick yet"
 
 
 async def test_a_defect_is_answered_and_does_not_end_the_process(

@@ -120,6 +120,8 @@ def route(name: str = "shop", **changed: Any) -> dict[str, Any]:
         "verdict": "inconclusive",
         "sentence": "canary 8/402 failed (2.0 %), stable 41/39800 (0.10 %), evidence 85 to 1",
         "reason": "",
+        "users": {"exposed": 0, "hurt": 0},
+        "frozen": False,
         "hold": 600.0,
         "held": 81.2,
         "saved": True,

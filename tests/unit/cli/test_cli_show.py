@@ -1,4 +1,4 @@
-"""`status` and `decisions`: what people see, what programs get."""
+"""`status`: what people see, what programs get."""
 
 from __future__ import annotations
 
@@ -47,6 +47,19 @@ def test_both_variants_stand_side_by_side(operator: Command, api: Played) -> Non
         ({"phase": "rolled_back", "reason": "too slow"}, ["shop: rolled back: too slow"]),
         ({"phase": "paused", "reason": "lunch", "sentence": "s"}, ["shop: paused: lunch", "shop: inconclusive: s"]),
         ({"phase": "baking", "verdict": None}, ["shop: held for 81 of 600 s"]),
+        (
+            {"phase": "rolled_back", "reason": "too slow", "users": {"exposed": 1402, "hurt": 7}},
+            ["shop: rolled back: too slow", "shop: users exposed: 1,402, hurt: 7"],
+        ),
+        ({"phase": "promoted", "reason": "", "users": {"exposed": 1402, "hurt": 7}}, []),
+        (
+            {"frozen": True, "verdict": None, "users": {"exposed": 3, "hurt": 0}},
+            [
+                "shop: held for 81 of 600 s",
+                "shop: frozen: stable itself is bad; goes on by itself when it is well again",
+                "shop: users exposed: 3, hurt: 0",
+            ],
+        ),
         ({"phase": "idle", "saved": False}, ["shop: not saved: the state cannot be written; see the proxy's log"]),
     ],
 )
@@ -85,13 +98,3 @@ def test_a_watch_waits_for_a_proxy_that_restarts(command: Command) -> None:
     ran = command("status", "--watch", "--admin", "http://127.0.0.1:1")
     assert ran.code == 0
     assert "is the proxy running?" in " ".join(ran.out.split())
-
-
-def test_decisions_are_listed(operator: Command, api: Played) -> None:
-    made = {"id": 4, "at": 1_700_000_000.0, "kind": "rollback", "sentence": "rolled back: all users to v1", "data": {}}
-    api.answers["GET /api/v1/routes/shop/decisions?limit=5"] = (200, {"decisions": [made]})
-    api.answers["GET /api/v1/routes/shop/decisions?limit=20"] = (200, {"decisions": []})
-    assert operator("decisions", "shop", "--limit", "5").out.endswith("  rollback  rolled back: all users to v1\n")
-    assert operator("decisions", "shop", "--limit", "5").out.startswith("2023-11-1")
-    assert operator("decisions", "shop").out == "nothing has been decided yet\n"
-    assert json.loads(operator("decisions", "shop", "--limit", "5", "--json").out) == {"decisions": [made]}

@@ -13,7 +13,7 @@ from canaryproxy.config.load import example_text
 
 def all_options_on() -> str:
     """The example's text; TLS to the servers of v1, for its options are refused where no server has it."""
-    text = re.sub(r"(?m)^( *)#(?=\S|  - )", r"\1", example_text())
+    text = re.sub(r"(?m)^( *)#(?=\S)|^( +)#(?=  )", r"\1\2", example_text())
     return text.replace("http://127.0.0.1:8001", "https://127.0.0.1:8001")
 
 

@@ -153,7 +153,9 @@ def test_what_depends_on_an_unread_place_is_not_said() -> None:
         ({}, {"canary": None}, "pools.v2: is not used by any route; name it in a route, or remove it"),
         ({"pools": {"v1": {"servers": ["http://a", "http://a:80"]}, "v2": {"servers": ["http://b"]}}}, {}, "pools.v1.servers[1]: http://a:80 is listed twice and gets twice the requests; keep one"),
         ({"pools": {"v1": {"servers": ["http://a"]}, "v2": {"servers": ["http://a"]}}}, {}, "routes.shop.canary: http://a:80 is in both pools of the route: its requests count for both versions; give each version its own servers"),
-        ({}, {"metrics": {"error_rate": {"dry_run": True}, "latency_p95": {"on_breach": "warn"}}}, "routes.shop.metrics: nothing can stop or undo a bad rollout; let one metric roll back, without dry_run"),
+        ({}, {"metrics": {"error_rate": {"dry_run": True}, "latency_p95": {"on_breach": "warn"}}}, "routes.shop.metrics: neither errors nor slowness can stop or undo a bad rollout; let one of the two roll back, without dry_run"),
+        ({}, {"metrics": {"client_errors": {"on_breach": "rollback"}}}, "routes.shop.metrics.client_errors: is not looked at user by user: one client with odd requests can roll a healthy canary back; let it pause"),
+        ({}, {"metrics": {"error_rate": {"dry_run": True}, "latency_p95": False}}, "routes.shop.metrics: neither errors nor slowness can stop or undo a bad rollout; let one of the two roll back, without dry_run"),
         ({}, {"rollout": {"bake": 0}}, "routes.shop.rollout.bake: 0s at 100% is too short to see harm before the canary becomes stable; bake for at least 1m"),
     ],
 )  # fmt: skip

@@ -14,6 +14,7 @@ from canaryproxy.config.check import warnings
 from canaryproxy.config.explain import value_at
 from canaryproxy.config.listening import Sni
 from canaryproxy.config.load import example_text, json_schema, load, parse
+from canaryproxy.config.metrics import Goal, GoalMetric
 from canaryproxy.config.schema import Config, Step
 
 _CONFIG = Path(__file__).parents[3] / "config"
@@ -63,11 +64,15 @@ def test_every_option_is_in_the_example(all_on: Config) -> None:
     shown = yaml.safe_load(all_options_on())
     assert [place for place, _, _ in leaves(all_on) if value_at(shown, place.split(".")) is None] == []
     assert set(Step.model_fields) == set(shown["routes"]["shop"]["rollout"]["steps"][0])
+    assert set(GoalMetric.model_fields) == set(shown["routes"]["shop"]["metrics"]["checkout"])
+    assert set(Goal.model_fields) == set(shown["routes"]["shop"]["metrics"]["checkout"]["goal"])
     assert set(Sni.model_fields) == set(shown["tls"]["sni"][0])
 
 
 def test_the_example_shows_true_defaults(all_on: Config) -> None:
     assert {place for place, value, default in leaves(all_on) if value != default} == _EXAMPLES
+    shown = all_on.routes["shop"].metrics.goals["checkout"]
+    assert shown == GoalMetric.model_validate({"goal": {"path": "/checkout"}})
 
 
 def test_every_option_has_its_comment() -> None:
@@ -75,7 +80,7 @@ def test_every_option_has_its_comment() -> None:
     bare = {line.split(":")[0].strip(" #") for line in comments if " # " not in line}
     # headings explain themselves, and these are explained at the heading above
     headings = {"state", "pools", "v1", "v2", "routes", "shop", "match", "rollout", "timeouts", "limits"}
-    assert bare == headings | {"servers", "listen", "max_increase"}
+    assert bare == headings | {"servers", "listen"}
 
 
 def test_the_file_in_config_is_what_init_writes() -> None:

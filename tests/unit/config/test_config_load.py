@@ -219,10 +219,6 @@ def test_what_is_on() -> None:
             "{stable: v1, metrics: {latency_p95: {max_increase: 5%}}}",
             "metrics.latency_p95.max_increase: '5%' is not a duration; write for example 30s, 5m or 1h30m",
         ),
-        (
-            "{stable: v1, metrics: {latency: {}}}",
-            "metrics.latency: unknown key; did you mean latency_p95? keys here: error_rate, latency_p95",
-        ),
         ("{stable: v1, match: {hosts: ['*']}}", "match.hosts[0]: '*' is not a host; leave hosts out to take every host"),
     ],
 )

@@ -9,7 +9,9 @@ from canaryproxy.http1.head import HeadRules, MessageError, RequestLine, parse_r
 from canaryproxy.http1.response import ResponseHead, parse_response_head
 from canaryproxy.proxy import recall as module
 from canaryproxy.proxy.recall import Block, Line, Recall
+from canaryproxy.routing.goals import goal_rule
 from canaryproxy.routing.identity import Cookieless, Identity
+from canaryproxy.routing.split import seat
 
 RULES = HeadRules()
 LINES = [b"GET / HTTP/1.1", b"HEAD /x HTTP/1.0", b"GET http://a/ HTTP/1.1", b"POST / HTTP/1.1", b"GET /", b"TRACE / HTTP/1.1"]
@@ -116,3 +118,19 @@ def test_the_memory_is_bounded(recall: Recall, monkeypatch: pytest.MonkeyPatch) 
         assert 0 < sum(map(len, recall._blocks)) <= 100
     recall.line(b"GET /%b HTTP/1.1" % bytes(b"x" * 3000))
     assert all(len(raw) < 100 for raw in recall._lines)
+
+
+def test_a_block_knows_its_user_s_seat_by_salt_and_key(recall: Recall) -> None:
+    block = recall.block(b"Host: a\r\n")
+    assert isinstance(block, Block)
+    anna, ben = b"anna", b"ben"
+    for salt, key in ((1, anna), (1, anna), (2, anna), (2, ben), (1, ben), (1, anna)):
+        assert block.seat(salt, key) == seat(salt, key)
+    assert block.seat(1, anna) is block.seat(1, anna), "one hash for equal bytes"
+
+
+def test_a_line_knows_the_goals_it_may_be_by_the_rules_of_each_route(recall: Recall) -> None:
+    line = recall.line(b"POST /orders HTTP/1.1")
+    assert isinstance(line, Line)
+    orders, baskets = (goal_rule("POST", "/orders", "2xx"),), (None, goal_rule("POST", "/", "2xx"))
+    assert [line.goals(rules) for rules in (orders, baskets, orders)] == [1, 2, 1]

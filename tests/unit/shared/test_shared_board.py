@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from canaryproxy.routing.split import QUARANTINED
 from canaryproxy.shared import layout
 from canaryproxy.shared.board import AckRow, Board
-from canaryproxy.shared.layout import RING, Ack, Header, Segment, WorkerState
+from canaryproxy.shared.layout import EDGES, RING, Ack, Header, Segment, WorkerState
 
 
 def test_an_epoch_is_new_only_if_something_changed() -> None:
@@ -50,7 +53,41 @@ def test_a_new_salt_is_stored_while_nobody_is_split_by_it() -> None:
     words = Watched(segment.words)
     Board(Segment(segment.layout, words)).publish(0, 200, swapped=False, salt=6)  # type: ignore[arg-type]
     row = segment.layout.board_row(0)
-    assert words.stores == [(row, 1 << 32 | 1 << 28), (row + 1, 6), (row, 2 << 32 | 200)]
+    assert [store for store in words.stores if not row + 3 <= store[0] < row + 7] == [
+        (row, 1 << 32 | 1 << 28),
+        (row + 1, 6),
+        (row, 2 << 32 | 200),
+    ]
+
+
+def test_a_quarantine_holds_until_another_rollout_and_is_no_new_epoch() -> None:
+    segment = layout.create(2, 1)
+    board, row = Board(segment), segment.layout.board_row(1)
+    epoch = board.publish(1, 100, swapped=True, salt=5)
+    board.quarantine(1, (0, 63, 64, 255))
+    assert board.quarantined(1) == (0, 63, 64, 255)
+    assert board.read(1) == (epoch, 100, True, 5)
+    assert segment.words[row] & QUARANTINED
+    board.publish(1, 200, swapped=True, salt=5)
+    assert board.quarantined(1) == (0, 63, 64, 255), "the next step leaves it"
+    assert segment.words[row] & QUARANTINED
+    board.quarantine(1, (3,))
+    assert board.quarantined(1) == (3,)
+    board.publish(1, 200, swapped=True, salt=6)
+    assert board.quarantined(1) == ()
+    assert not segment.words[row] & QUARANTINED
+    board.quarantine(1, (3,))
+    board.quarantine(1, ())
+    assert not segment.words[row] & QUARANTINED
+    assert board.quarantined(0) == ()
+
+
+def test_the_next_salt_is_told_in_advance() -> None:
+    board = Board(layout.create(2, 1))
+    epoch = board.publish(1, 0, swapped=False, salt=5)
+    board.publish_next_salt(1, 9)
+    assert (board.next_salt(0), board.next_salt(1)) == (0, 9)
+    assert board.read(1) == (epoch, 0, False, 5)
 
 
 def test_who_serves_must_acknowledge() -> None:
@@ -85,13 +122,20 @@ def test_who_serves_must_acknowledge() -> None:
     assert board.worker(0, Ack.CONNECTIONS) == 3
 
 
-def test_thresholds_are_kept_for_each_second_of_the_ring() -> None:
-    board = Board(layout.create(2, 1))
+def test_edges_are_kept_for_each_second_of_the_ring() -> None:
+    segment = layout.create(2, 1)
+    board = Board(segment)
     for second in range(100, 100 + RING):
-        board.publish_thresholds(1, second, (second, second + 1, second + 2, second + 3))
+        board.publish_edges(1, second, (second, second + 1), second * 2)
     for second in range(100, 100 + RING):
-        assert board.thresholds(1, second) == (second, second + 1, second + 2, second + 3)
-    assert not any(board.thresholds(0, 100))
+        assert board.edges(1, second) == (second, second + 1)
+    assert not any(board.edges(0, 100))
+    board.publish_edges(1, 100, range(1, EDGES + 1), 0)
+    assert board.edges(1, 100) == tuple(range(1, EDGES + 1))
+    board.publish_edges(1, 100, (), 0)
+    assert board.edges(1, 100) == (), "what an earlier second had is gone"
+    with pytest.raises(ValueError, match="16 latency edges, the ring has room for 15"):
+        board.publish_edges(1, 100, range(1, EDGES + 2), 0)
 
 
 def test_the_controller_has_a_pulse() -> None:

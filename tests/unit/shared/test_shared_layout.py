@@ -7,7 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from canaryproxy.analysis.sample import T_HANG
+from canaryproxy.analysis.sample import GROUPS, SIZE_CLASSES, SIZE_COLUMNS, T_HANG
+from canaryproxy.routing.split import BUCKETS
 from canaryproxy.shared import layout
 from canaryproxy.shared.layout import (
     ACK_WORDS,
@@ -15,12 +16,25 @@ from canaryproxy.shared.layout import (
     BOARD_WORDS,
     COHORT_AT,
     COHORT_WORDS,
+    EDGE_WORDS,
+    EDGES_AT,
+    EXPOSED_AT,
+    GOALS_AT,
+    GROUP_ARRAYS,
+    GROUPS_AT,
     HEADER_WORDS,
     HISTOGRAM_AT,
+    HURT_AT,
+    JUDGED_AT,
     MAGIC,
     OUTCOMES,
+    QUARANTINE_AT,
+    QUARANTINE_WORDS,
+    REGISTER_WORDS,
+    REGISTERS_SALT,
     RING,
-    THRESHOLDS,
+    SIZES_AT,
+    USERS_WORDS,
     VARIANTS,
     Ack,
     Count,
@@ -37,18 +51,28 @@ def test_no_two_parts_overlap(slots: int, workers: int) -> None:
     places += [(parts.board_row(slot), BOARD_WORDS) for slot in range(slots)]
     places += [(parts.ack_row(worker), ACK_WORDS + slots) for worker in range(workers)]
     places += [(parts.block(w, s, v), BLOCK_WORDS) for w in range(workers) for s in range(slots) for v in range(VARIANTS)]
+    places += [(parts.users(w, s), USERS_WORDS) for w in range(workers) for s in range(slots)]
     assert all(start + size <= after for (start, size), (after, _) in pairwise(places))
     assert sum(places[-1]) == parts.words
-    assert parts.ledger % 512 == BLOCK_WORDS % 512 == 0, "whole pages: two workers never share a cache line"
+    assert parts.ledger % 512 == BLOCK_WORDS % 512 == USERS_WORDS % 512 == 0, "whole pages: two workers never share a cache line"
 
 
 def test_a_block_has_room_for_everything() -> None:
-    assert max(Count) < COHORT_AT
-    assert COHORT_AT + RING * COHORT_WORDS == HISTOGRAM_AT
-    assert HISTOGRAM_AT + histogram.COUNT <= BLOCK_WORDS
-    assert 8 + RING * THRESHOLDS == BOARD_WORDS
+    assert max(Count) < JUDGED_AT
+    parts = [(JUDGED_AT + Count.TRUNCATED, 1), (GOALS_AT, 8), (COHORT_AT, RING * COHORT_WORDS), (HISTOGRAM_AT, histogram.COUNT)]
+    parts += [(GROUPS_AT, GROUP_ARRAYS * GROUPS), (SIZES_AT, SIZE_CLASSES * SIZE_COLUMNS), (BLOCK_WORDS, 0)]
+    assert all(start + size <= after for (start, size), (after, _) in pairwise(parts))
+    assert EDGES_AT + RING * EDGE_WORDS == BOARD_WORDS
+    assert QUARANTINE_AT + QUARANTINE_WORDS <= EDGES_AT
+    assert QUARANTINE_WORDS * 64 == GROUPS
     assert max(Ack) < ACK_WORDS
-    assert set(OUTCOMES) & {Count.STARTED, Count.RESOLVED, Count.FAILED} == set()
+    assert set(OUTCOMES) & {Count.STARTED, Count.BY_HEAD, Count.FAILED} == set()
+
+
+def test_the_users_part_has_room_for_everything() -> None:
+    assert BUCKETS <= REGISTERS_SALT < EXPOSED_AT
+    assert EXPOSED_AT + REGISTER_WORDS == HURT_AT
+    assert HURT_AT + REGISTER_WORDS <= USERS_WORDS
 
 
 def test_the_ring_is_longer_than_a_hang() -> None:

@@ -6,10 +6,12 @@ import pytest
 
 from canaryproxy.config.schema import Route
 from canaryproxy.errors import StartError
+from canaryproxy.routing.split import seat
 from canaryproxy.shared import layout
-from canaryproxy.shared.board import Board
-from canaryproxy.shared.layout import STABLE, Count
+from canaryproxy.shared.board import AckRow, Board
+from canaryproxy.shared.layout import CANARY, STABLE, USERS_WORDS
 from canaryproxy.shared.ledger import Counters
+from canaryproxy.shared.reading import read_block
 from canaryproxy.shared.slots import Slots
 
 
@@ -39,7 +41,12 @@ def test_a_slot_that_is_given_out_again_is_clean() -> None:
     slots.assign(routes("a"), set())
     Board(segment).publish(0, 500, swapped=True, salt=3)
     for worker in (0, 1):
-        Counters(segment, worker, 0, STABLE).begin(1.0, judged=True)
+        AckRow(segment, worker).enter(worker + 10, 1.0)
+        for variant in (STABLE, CANARY):
+            Counters(segment, worker, 0, variant).begin(1.0, seat(0, b"anna"), at_rest=True)
     assert slots.assign(routes("b"), set()) == {"b": 0}
     assert Board(segment).read(0) == (0, 0, False, 0)
-    assert not any(segment.words[segment.layout.block(w, 0, STABLE) + Count.STARTED] for w in (0, 1))
+    assert not any(any(read_block(segment, 0, variant).words) for variant in (STABLE, CANARY))
+    for worker in (0, 1):
+        users = segment.layout.users(worker, 0)
+        assert not any(segment.words[users : users + USERS_WORDS])

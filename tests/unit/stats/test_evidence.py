@@ -124,3 +124,40 @@ def test_health_is_a_mean_over_alternatives() -> None:
     counts = Counts(990, 1, 10, 0)
     health.update([log_e_health(0.001, b, 0.01, counts) for b in (0.001, 0.0045)])
     assert exp(health.log_e) > 4
+
+
+def test_forgetting_gains_nothing_either() -> None:
+    """Who may throw the past away whenever it looks bad, by what it saw, still has a mean of at most 1."""
+    p_s, delta, n_s = 0.2, 0.1, 2
+    outcomes = [
+        (Counts(n_s, x_s, 1, x_c), (1, 2, 1)[x_s] * p_s**x_s * (1 - p_s) ** (n_s - x_s) * (0.3 if x_c else 0.7))
+        for x_s, x_c in product(range(3), range(2))
+    ]
+    mean = kept = 0.0
+    for path in product(outcomes, repeat=4):
+        evidence, plain, chance = HarmEvidence(2), HarmEvidence(2), 1.0
+        for counts, one in path:
+            factors = [log_e_harm(0.2, b, delta, counts) for b in (0.5, 0.9)]
+            evidence.update(factors, 1.0)
+            plain.update(factors, 1.0)
+            chance *= one
+            if evidence.log_e > log(1.2) or evidence.log_e < log(0.9):
+                before = evidence.log_e
+                evidence.forget()
+                assert evidence.log_e <= min(before, 0.0)
+        mean += chance * exp(evidence.log_e)
+        kept += chance * exp(plain.log_e)
+    assert 0.5 < mean < kept <= 1 + 1e-12
+
+
+def test_after_forgetting_a_fault_is_found_as_at_a_step() -> None:
+    evidence = HarmEvidence(1)
+    for _ in range(60):
+        evidence.update([1.0], 1.0)
+    evidence.forget()
+    assert -0.2 < evidence.log_e < 0
+    for ticks in range(1, 30):  # noqa: B007
+        evidence.update([1.0], 1.0)
+        if evidence.log_e >= log(286):
+            break
+    assert ticks <= 8

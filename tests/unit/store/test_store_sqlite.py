@@ -13,7 +13,7 @@ import pytest
 
 from canaryproxy.config.overlay import Registered
 from canaryproxy.errors import StoreError
-from canaryproxy.store.base import Decision, PoolStore, Saved, Store
+from canaryproxy.store.base import JOURNALS, Decision, JournalBlock, JournalEnd, PoolStore, Saved, Store
 from canaryproxy.store.sqlite import SCHEMA_VERSION, SqliteStore
 
 
@@ -173,10 +173,10 @@ def test_a_file_that_another_process_holds_is_said(store: SqliteStore, path: Pat
 
 def test_a_newer_schema_is_left_alone(path: Path) -> None:
     store = SqliteStore(path)
-    store._db.execute("UPDATE canaryproxy_schema SET version = 3")
+    store._db.execute("UPDATE canaryproxy_schema SET version = 4")
     store.close()
     with pytest.raises(
-        StoreError, match=r"its schema is 3, this version knows 2\); run the version that wrote it or a newer one"
+        StoreError, match=r"its schema is 4, this version knows 3\); run the version that wrote it or a newer one"
     ):
         SqliteStore(path)
 
@@ -257,3 +257,65 @@ def test_a_record_that_is_no_json_is_said(store: SqliteStore) -> None:
     store._db.execute("INSERT INTO rollout VALUES ('shop', '{')")
     with pytest.raises(StoreError, match=r"is damaged \(a record is not JSON"):
         store.load()
+
+
+def _block(rollout: str, first: int = 0, ticks: int = 5) -> JournalBlock:
+    return JournalBlock(rollout, first, ticks, f"{rollout}/{first}".encode())
+
+
+def test_a_journal_is_read_in_pages_in_its_order(path: Path) -> None:
+    store: Store = SqliteStore(path)
+    for n in range(3):
+        store.save("shop", {"step": n}, None, journal=[_block("a", 5 * n)])
+        store.save("api", {"step": n}, None, journal=[_block("a", 7 * n, 7)])
+    assert store.load()["shop"].journal == JournalEnd("a", 15)
+    store.close()
+    store = SqliteStore(path)
+    page = store.journal("shop", "a", limit=2)
+    assert [block for _, block in page] == [_block("a"), _block("a", 5)]
+    assert [block for _, block in store.journal("shop", "a", 2, after=page[-1][0])] == [_block("a", 10)]
+    assert (store.rollouts("shop"), store.rollouts("web"), store.journal("web", "a")) == (["a"], [], [])
+    store.close()
+
+
+def test_the_journals_of_the_newest_rollouts_are_kept(store: SqliteStore) -> None:
+    store.save("api", {}, None, journal=[_block("0")])
+    for n in range(JOURNALS + 2):
+        store.save("shop", {}, None, journal=[_block(f"{n}"), _block(f"{n}", 5)])
+    assert store.rollouts("shop") == [f"{n}" for n in range(JOURNALS + 1, 1, -1)]
+    assert len(store.journal("shop", "2")) == 2
+    assert store.journal("shop", "1") == []
+    assert store.rollouts("api") == ["0"]
+
+
+def test_a_journal_is_saved_with_its_state_or_not_at_all(store: SqliteStore) -> None:
+    store.save("shop", {"step": 1}, {"e": 1}, journal=[_block("a")])
+    with pytest.raises(StoreError):
+        store.save("shop", {"step": 2}, {"e": 2}, journal=[_block("a", 5), JournalBlock("a", 10, None, b"")])  # type: ignore[arg-type]
+    assert store.load() == {"shop": Saved({"step": 1}, {"e": 1}, JournalEnd("a", 5))}
+
+
+def test_a_reader_beside_the_writer_sees_what_is_saved_and_changes_nothing(store: SqliteStore, path: Path) -> None:
+    store.save("shop", {"step": 1}, None, journal=[_block("a")])
+    reader = SqliteStore(path, read_only=True)
+    assert reader.rollouts("shop") == ["a"]
+    with pytest.raises(StoreError, match="cannot be written"):
+        reader.save("shop", {"step": 2}, None)
+    store.save("shop", {"step": 3}, None)
+    assert reader.load()["shop"].rollout == {"step": 3}
+    reader.close()
+
+
+def test_a_reader_leaves_an_old_file_as_it_is(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(FIRST_SCHEMA)
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=r"its schema is 1, this version reads 3\); start this version's proxy on it once"):
+        SqliteStore(path, read_only=True)
+    assert path.read_bytes() == before
+
+
+def test_a_reader_makes_no_file(path: Path) -> None:
+    with pytest.raises(StoreError, match="cannot be opened"):
+        SqliteStore(path, read_only=True)
+    assert not path.exists()

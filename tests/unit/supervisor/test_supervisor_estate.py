@@ -6,7 +6,8 @@ from canaryproxy.control.sampler import Sampler
 from canaryproxy.shared import layout
 from canaryproxy.shared.board import AckRow
 from canaryproxy.shared.layout import CANARY, STABLE, Count
-from canaryproxy.shared.ledger import Counters, read_block
+from canaryproxy.shared.ledger import Counters
+from canaryproxy.shared.reading import read_block
 from canaryproxy.supervisor.estate import settle
 
 BEGIN, SLOT, ROW = 1000.2, 2, 1
@@ -19,8 +20,8 @@ def test_what_was_in_hand_is_abandoned_and_blames_nobody() -> None:
     counters = {variant: Counters(segment, ROW, SLOT, variant) for variant in (STABLE, CANARY)}
     for variant, started in ((STABLE, 3), (CANARY, 7)):
         for number in range(started):
-            counters[variant].begin(BEGIN + number * 0.4, judged=True)
-        counters[variant].finish(Count.C2XX, BEGIN, BEGIN + 1, judged=True, failed=False)
+            cohort = counters[variant].begin(BEGIN + number * 0.4)
+        counters[variant].finish(Count.C2XX, cohort, 1.0)
     assert settle(segment, ROW, {SLOT}, BEGIN + 5) == 8
     for variant, lost in ((STABLE, 2), (CANARY, 6)):
         assert read_block(segment, SLOT, variant)[Count.ABANDONED] == lost
@@ -32,8 +33,8 @@ def test_what_was_in_hand_is_abandoned_and_blames_nobody() -> None:
 def test_a_worker_that_left_in_order_leaves_nothing() -> None:
     segment = layout.create(4, 2)
     counters = Counters(segment, ROW, SLOT, CANARY)
-    counters.begin(BEGIN, judged=True)
-    counters.finish(Count.CLIENT_GONE, BEGIN, BEGIN + 1, judged=True, failed=False)
+    cohort = counters.begin(BEGIN)
+    counters.finish(Count.CLIENT_GONE, cohort, 1.0)
     before = list(segment.words)
     assert settle(segment, ROW, {SLOT}, BEGIN + 2) == 0
     assert list(segment.words) == before
@@ -45,7 +46,7 @@ def test_a_request_that_had_hung_before_stays_a_failure() -> None:
     AckRow(segment, ROW).enter(100, BEGIN)
     sampler = Sampler(segment, SLOT, BEGIN)
     failed = sum(sampler.sample(BEGIN + second).canary.failed for second in range(1, 20))
-    Counters(segment, ROW, SLOT, CANARY).begin(BEGIN + 20, judged=True)
+    Counters(segment, ROW, SLOT, CANARY).begin(BEGIN + 20)
     failed += sum(sampler.sample(BEGIN + second).canary.failed for second in range(20, 34))
     assert settle(segment, ROW, {SLOT}, BEGIN + 34) == 1
     failed += sum(sampler.sample(BEGIN + second).canary.failed for second in range(34, 60))
