@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from canaryproxy import __version__
-from canaryproxy.cli import decisions, operate, run, show
+from canaryproxy.cli import decisions, operate, plan, run, show
 from canaryproxy.cli.client import UnreachableError
 from canaryproxy.errors import CanaryproxyError, ConfigError
 
@@ -58,7 +58,7 @@ def version() -> None:
 
 for panel, commands in {
     "Serve": (run.run, run.check, run.init, run.schema, run.demo),
-    "Watch": (show.status, decisions.decisions, operate.health),
+    "Watch": (show.status, decisions.decisions, plan.plan, operate.health),
     "Operate": (
         *(operate.start, operate.pause, operate.resume, operate.promote),
         *(operate.rollback, operate.retry, operate.set_weight),
