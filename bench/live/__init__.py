@@ -1,0 +1,1 @@
+"""How long real faults last under the real proxy, and how many users they hurt: `python -m bench.live`."""
