@@ -17,7 +17,7 @@ from canaryproxy.analysis.groups import PERIOD, Gate
 from canaryproxy.analysis.metric import NO_QUESTION, Finding, Scene, Stake
 from canaryproxy.analysis.sample import ArmTick, Group, Tick
 from canaryproxy.analysis.verdict import Action, MetricVerdict, Outcome
-from canaryproxy.analysis.windows import Block, Seen
+from canaryproxy.analysis.windows import Block
 from canaryproxy.stats.memory import Rates
 
 
@@ -160,7 +160,7 @@ class Difference:
             if shown is None:
                 return None, None
             seen = shown
-        gate = self._gate(clause, scene, seen)
+        gate = self._gate(clause, scene)
         if gate is not None and not gate.passed:
             return None, gate
         proof = evidence.proof(clause.claim, clause.of_what, self._spread)
@@ -168,15 +168,20 @@ class Difference:
             proof += ", enough together with the other metrics'"
         return Ruling(Outcome.FAIL, clause.action, clause.claim, proof, seen), gate
 
-    def _gate(self, clause: Clause, scene: Scene, seen: Seen) -> Gate | None:
+    def _gate(self, clause: Clause, scene: Scene) -> Gate | None:
         """Whether it holds without the groups that had most of it; None where that cannot be asked."""
         if self.spec.suspects is None or not scene.tick.canary.users:
             return None
-        requests, events, *_ = seen.block.stable
-        usual, age = self.rates.upper(0) if scene.alone or not requests else events / requests, self.spec.age
+        usual, age = [self._usual(seen.block, scene) for seen in self.evidence.windows.all()], self.spec.age
         if self.spec.clusters == "slow":  # groups count what is slower than the p95 by a margin, not this metric's event
-            usual, age = max(usual, scene.stable.usually_slow), max(age, scene.slow_us / 1e6)
-        return scene.canary.check(self.spec.suspects, age, lambda n, x: x / n - usual >= clause.gate)
+            age = max(age, scene.slow_us / 1e6)
+        return scene.canary.check(self.spec.suspects, age, lambda n, x, window: x / n - usual[window] >= clause.gate)
+
+    def _usual(self, block: Block, scene: Scene) -> float:
+        """Stable's share of the event over the same time: what both share accuses nobody."""
+        requests, events, *_ = block.stable
+        usual = self.rates.upper(0) if scene.alone or not requests else events / requests
+        return max(usual, scene.stable.usually_slow) if self.spec.clusters == "slow" else usual
 
     def _withheld(self, claim: int, gate: Gate, scene: Scene) -> Finding:
         who = "one group of users dominates" if gate.dominating is not None else f"of only {gate.users} groups of users"

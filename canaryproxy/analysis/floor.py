@@ -77,7 +77,7 @@ class SuccessFloor:
         if log_e >= threshold or forced:
             gate = None
             if scene.tick.canary.users:
-                gate = scene.canary.check(lambda group: group.failed, 10.0, lambda n, x: x / n > self._limit)
+                gate = scene.canary.check(lambda group: group.failed, 10.0, lambda n, x, window: x / n > self._limit)
             withheld = gate is not None and not gate.passed
             if gate is not None and withheld:
                 outcome, dominating, who = Outcome.INCONCLUSIVE, gate.dominating, ", but too few users: nothing follows from it"

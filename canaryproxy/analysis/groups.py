@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import log
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from canaryproxy.analysis.sample import GROUPS, T_HANG, Group
 from canaryproxy.stats.dispersion import design_effect, drift_effect
@@ -30,6 +31,12 @@ _DOMINATES = (5, 0.5)
 _MOST_CLUSTERED = 20.0
 
 _Counts = dict[int, Group]
+
+
+class IsBad(Protocol):
+    """Whether so many events among so many requests of a window are harm."""
+
+    def __call__(self, requests: float, events: float, /, window: int) -> bool: ...
 
 
 class Gate(NamedTuple):
@@ -92,16 +99,16 @@ class CanaryGroups:
         """Whether there are too few users to leave any out."""
         return self._users < FEW_USERS
 
-    def check(self, events: Callable[[Group], int], age: float, is_bad: Callable[[float, float], bool]) -> Gate:
-        """Whether in the last 15 s, the last 60 s or the step `is_bad(requests, events)` holds without the groups that had most.
+    def check(self, events: Callable[[Group], int], age: float, is_bad: IsBad) -> Gate:
+        """Whether in a window `is_bad(requests, events, window)` holds without the groups that had most.
 
-        `events` counts a group's; requests without an answer for `age` seconds have the event too.
-        With few users none can be left out; but the first to come may be the bot.
+        Windows are those of `Windows.all`: 0 is the last 15 s, 1 the last 60 s, 2 the step. `events` counts a group's; requests
+        without an answer for `age` seconds have the event too. With few users none can be left out; but the first may be the bot.
         """
         hung = self._hung(age)
         best = Gate(False, 0)
-        for counts in (self._recent(3), self._recent(_SLICES), self._step):
-            gate = _check(counts, hung, events, is_bad)
+        for window, counts in enumerate((self._recent(3), self._recent(_SLICES), self._step)):
+            gate = _check(counts, hung, events, partial(is_bad, window=window))
             if self.few:
                 gate = Gate(gate.users >= _FEW_BREADTH or self._age >= _NO_MORE, gate.users)
             if gate.passed:

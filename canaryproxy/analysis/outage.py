@@ -17,6 +17,8 @@ from canaryproxy.stats.memory import Rates
 #: One false alarm in so many ticks, on average, of a stable that is just at the limit.
 _ALARM = log(1000)
 _RISE, _SLOW, _TIMES = 0.01, 0.05, 3
+#: What is slow: the third threshold of the p95's question, half a margin above it. A quick app's hiccups are no outage.
+_AT = 2
 #: Requests of stable before its past is believed; seconds over which it is remembered.
 _KNOWN, _FADE = 500.0, 600.0
 #: Seconds that both variants must be well before it is over; what began so soon after a step up may be the canary's doing.
@@ -56,7 +58,7 @@ class Outage:
             self._errors.update(tick.stable.resolved, tick.stable.failed, limit)
             self._slow.update(*_slow(tick.stable, question), _TIMES * _SLOW)
         if not self.is_on:
-            self._begin(tick, since_rise)
+            self._begin(tick, question, since_rise)
         elif self._is_well(tick, question, limit):
             self._well += tick.elapsed
             if self._well >= _WELL:
@@ -67,13 +69,17 @@ class Outage:
         if not self.is_on:  # what is normal is not learned from an outage
             self._past = self._past.learned((tick.stable.resolved, tick.stable.failed), tick.elapsed, _FADE)
 
-    def _begin(self, tick: Tick, since_rise: float) -> None:
+    def _begin(self, tick: Tick, question: str, since_rise: float) -> None:
         bad = [what for what, one in (("fails", self._errors), ("is slow", self._slow)) if one.log_m >= _ALARM]
         if bad:
             self.is_on, self._well = True, 0.0
-            usual = words.percent(self._past.value(0), 1)
-            self.why = f"stable itself {' and '.join(bad)} ({usual} of its requests failed before, "
-            self.why += f"{words.percent(tick.stable.failed, tick.stable.resolved)} just now)"
+            started, slow = _slow(tick.stable, question)
+            self.why = (
+                f"stable itself {' and '.join(bad)} (just now {words.percent(tick.stable.failed, tick.stable.resolved)} of its "
+            )
+            self.why += (
+                f"requests failed, {words.percent(self._past.value(0), 1)} before; {words.percent(slow, started)} were slow)"
+            )
             self._may_be_canary = since_rise < _BLAMED
             self._errors, self._slow = Cusum(), Cusum()
 
@@ -106,4 +112,4 @@ def _is_at_most(events: float, requests: float, share: float) -> bool:
 def _slow(arm: ArmTick, question: str) -> tuple[float, float]:
     cohorts = arm.cohorts.get(question, ())
     started = sum(cohort.started for cohort in cohorts)
-    return started, started - sum(cohort.within[0] for cohort in cohorts)
+    return started, started - sum(cohort.within[_AT] for cohort in cohorts)

@@ -90,10 +90,13 @@ class Windows:
         """The counts of the newest slices of 5 s."""
         return Seen(f"in the last {slices * self.SLICE:.0f} s", self._sum(self._slices[-slices:]))
 
+    def all(self) -> tuple[Seen, ...]:
+        """The last 15 s, the last 60 s, and the step."""
+        return (*(Seen(name, self._sum(self._slices[-count:])) for name, count in self.WINDOWS), self.step)
+
     def worse_by(self, difference: float, canary_kind: int, least: int) -> Seen | None:
         """The first window with `least` canary requests in which their rate of `canary_kind` is above stable's of kind 0."""
-        recent = [Seen(name, self._sum(self._slices[-count:])) for name, count in self.WINDOWS]
-        for seen in (*recent, self.step):
+        for seen in self.all():
             n_s, x_s, n_c, x_c = seen.block.counts(canary_kind)
             if n_c >= least and n_s and x_c and x_c / n_c - x_s / n_s >= difference:
                 return seen

@@ -70,7 +70,8 @@ class RouteControl:
         self.judge = Judge(settings, _evidence(saved, self.rollout))
         self.journal = Journal(settings, lambda: self.judge)
         #: Drawn before it is needed: what users send at rest is counted under it, to know the share of requests to expect.
-        self._next_salt: int = _kept(saved, "next_salt", 0)
+        #: Where none was saved, the one that was used last: it is not used again.
+        self._next_salt: int = _kept(saved, "next_salt", self.rollout.salt)
         if self.rollout.in_progress:
             self.journal.resume(self.rollout, saved.journal if saved else None)
         self._segment = segment

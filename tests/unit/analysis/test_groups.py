@@ -13,7 +13,7 @@ def _failed(group: Group) -> int:
 
 
 def _check(groups: CanaryGroups, least: float = 0.01, age: float = 10.0) -> Gate:
-    return groups.check(_failed, age, lambda n, x: x / n >= least)
+    return groups.check(_failed, age, lambda n, x, window: x / n >= least)
 
 
 def _one(failed: int, ended: int = 10, slow: int = 0, started: int | None = None) -> Group:
@@ -58,7 +58,7 @@ class TestCheck:
             assert not _check(groups).passed, "younger than the age"
             groups.add({}, 1.0, 50)
         assert _check(groups, 0.9) == Gate(True, 6, None)
-        assert groups.check(_failed, 1.0, lambda n, x: x == n).passed
+        assert groups.check(_failed, 1.0, lambda n, x, window: x == n).passed
         groups.add({group: Group(0, 1, 0, 0) for group in range(6)}, 1.0, 50)
         assert not _check(groups).passed, "all of them were answered in the end"
 

@@ -17,7 +17,9 @@ def test_a_shared_outage_freezes_and_its_end_resumes() -> None:
     run(judge, HEALTHY, ticks=130)
     verdict = until(judge, _BAD_CANARY, Action.FREEZE, stable=_BAD_STABLE, ticks=5)
     assert verdict.outcome is Outcome.INCONCLUSIVE
-    assert verdict.sentence == "frozen: stable itself fails (0.10 % of its requests failed before, 10 % just now)"
+    assert (
+        verdict.sentence == "frozen: stable itself fails (just now 10 % of its requests failed, 0.10 % before; 3.0 % were slow)"
+    )
     assert actions(judge, _BAD_CANARY, 60, stable=_BAD_STABLE) == {Action.FREEZE}
     assert actions(judge, HEALTHY, 59) == {Action.FREEZE}
     assert run(judge, HEALTHY, 2).action is not Action.FREEZE
