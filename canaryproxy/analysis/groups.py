@@ -94,6 +94,10 @@ class CanaryGroups:
         """Count everything from here, after a group was taken out."""
         self._step, self._slices = {}, []
 
+    def forget_waiting(self) -> None:
+        """What was in flight ends unseen: counting begins anew after a restart or a standstill."""
+        self._open, self._young = {}, deque(maxlen=T_HANG + 1)
+
     @property
     def few(self) -> bool:
         """Whether there are too few users to leave any out."""

@@ -98,6 +98,10 @@ class Judge:
         self._canary.new_step()
         self._since_step = 0.0
 
+    def counted_anew(self) -> None:
+        """The counting was interrupted: the ends of what was in flight are in no tick."""
+        self._canary.forget_waiting()
+
     def judge(self, tick: Tick, *, full_weight: bool) -> Verdict:
         """The finding after this tick. `full_weight`: stable has no traffic, so its past stands in for it."""
         self._canary.add(tick.canary.groups, tick.elapsed, tick.canary.users)

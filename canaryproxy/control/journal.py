@@ -87,6 +87,10 @@ class Journal:
         self._tick = end.ticks if end is not None and end.rollout == self._rollout else 0
         self._open()
 
+    def reopen(self) -> None:
+        """The judge was changed by other things than a tick or a step."""
+        self._open()
+
     def step(self) -> None:
         """The judge was told of a new step."""
         self._note(Step())
@@ -126,7 +130,7 @@ class Journal:
 
 
 def rollout_id(rollout: Rollout) -> str:
-    """The name of a rollout's journal: when it began, and (not to be turned back) its salt."""
+    """The name of a rollout's journal: when it began, and a digest of its salt."""
     return f"{rollout.started_at or 0:.0f}-{hashlib.sha256(rollout.salt.to_bytes(4)).hexdigest()[:8]}"
 
 

@@ -68,12 +68,15 @@ class RouteControl:
         self.rollout = recovered.rollout
         settings = judge_settings(self.config)
         self.judge = Judge(settings, _evidence(saved, self.rollout))
+        self.judge.counted_anew()
         self.journal = Journal(settings, lambda: self.judge)
         #: Drawn before it is needed: what users send at rest is counted under it, to know the share of requests to expect.
         #: Where none was saved, the one that was used last: it is not used again.
         self._next_salt: int = _kept(saved, "next_salt", self.rollout.salt)
         if self.rollout.in_progress:
             self.journal.resume(self.rollout, saved.journal if saved else None)
+        #: Salt, and the users exposed and hurt under it.
+        self._users: tuple[int, int, int] = tuple(_kept(saved, "users", (-1, 0, 0)))
         self._segment = segment
         self.goals = PostedGoals(config.metrics.goals, self._board, slot)
         self.sampler = self._make_sampler(Share(segment, slot, _kept(saved, "share", None)))
@@ -116,10 +119,13 @@ class RouteControl:
 
     def tick(self, now: float) -> None:
         """Sample, judge and decide, at monotonic time `now`."""
-        self.sample = sample = self.goals.merge(self.sampler.sample(now))
+        self.sample = sample = self._with_all_users(self.goals.merge(self.sampler.sample(now)))
         checkpoint = now - self._checkpoint >= (_CHECKPOINT if self.rollout.in_progress else _CHECKPOINT_AT_REST)
         if self._is_standstill(sample.elapsed):
             self._sample_anew()
+            self.judge.counted_anew()
+            if self.rollout.in_progress:
+                self.journal.reopen()
         elif self.rollout.in_progress:
             self.verdict = self._judge(sample)
             if checkpoint:
@@ -145,6 +151,18 @@ class RouteControl:
         fresh = rollout.phase is Phase.IDLE and rollout.canary is not None and rollout.canary not in rollout.settled
         return self.config.rollout.auto_start and fresh
 
+    def _with_all_users(self, sample: Sample) -> Sample:
+        """The tick with no fewer users than were counted before a restart, which forgets who they were."""
+        salt, canary = self._board.read(self.slot).salt, sample.canary
+        known = self._users[1:] if self._users[0] == salt else (0, 0)
+        self._users = salt, max(canary.users, known[0]), max(canary.hurt, known[1])
+        _, users, hurt = self._users
+        return (
+            sample
+            if (users, hurt) == (canary.users, canary.hurt)
+            else replace(sample, canary=replace(canary, users=users, hurt=hurt))
+        )
+
     def take_salt(self) -> int:
         """The salt of the rollout that starts now (32 bits)."""
         if self._next_salt == self.rollout.salt:
@@ -157,7 +175,8 @@ class RouteControl:
             self._board.publish_next_salt(self.slot, self.take_salt())
 
     def _snapshot(self) -> tuple[Rollout, dict[str, Any]]:
-        return self.rollout, self.judge.state() | {"next_salt": self._next_salt, "share": self.sampler.weights}
+        beside = {"next_salt": self._next_salt, "share": self.sampler.weights, "users": list(self._users)}
+        return self.rollout, self.judge.state() | beside
 
     def _sample_anew(self) -> None:
         """Count from now on: a request that hangs already never counts as hanging."""

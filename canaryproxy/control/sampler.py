@@ -66,7 +66,7 @@ class Sampler:
         stable = self._stable.tick(elapsed, due, quiet, split.salt)
         canary = self._canary.tick(elapsed, due, quiet, split.salt)
         self._rest(quiet)
-        self.share.look(now, at_rest=not split.weight_bp)
+        self.share.look(now, stable.began, at_rest=not split.weight_bp)
         share = self.share.of(split.salt, split.weight_bp)
         return Tick(elapsed, stable, canary, split.weight_bp / BUCKETS, share)
 

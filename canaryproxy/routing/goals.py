@@ -56,7 +56,11 @@ def reached(rules: Sequence[GoalRule | None], goals: int, status: int) -> int:
     )
 
 
+#: Bytes of a target that tell its kind.
+_SHAPED: Final = 256
+
+
 def size_class(method: bytes, target: bytes, classes: int) -> int:
     """The class (0 <= class < classes) of requests like this one: same method, same path but for what names one thing of many."""
-    path = target.partition(b"?")[0]
+    path = target[:_SHAPED].partition(b"?")[0]
     return mmh3.hash(method + b" " + _name.sub(b"*", path), 0, signed=False) % classes

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from canaryproxy.analysis.sample import T_HANG
+from canaryproxy.analysis.sample import GROUPS, T_HANG
 from canaryproxy.shared.layout import (
     BLOCK_WORDS,
     COHORT_AT,
     COHORT_WORDS,
+    GROUPS_AT,
     RING,
     VARIANTS,
     WITHDRAWN_AT,
@@ -33,6 +34,8 @@ def _abandon(segment: Segment, row: int, slot: int, variant: int, second: int) -
     block = Block(words[at : at + BLOCK_WORDS].tolist())
     lost = left = block[Count.STARTED] - block.ended
     words[at + Count.ABANDONED] += lost
+    groups = at + GROUPS_AT + GROUPS  # no group of users waits for them either
+    words[groups : groups + GROUPS] = words[at + GROUPS_AT : at + GROUPS_AT + GROUPS]
     for begun in range(second, second - T_HANG - 1, -1):
         started, *ended = block.cohort(begun)
         withdrawn = max(0, min(left, started - sum(ended)))

@@ -300,9 +300,28 @@ async def test_a_restart_goes_on_where_it_was(make: Make) -> None:
     assert after.held > 10
     assert world.split == split
     assert evidence is not None
+    evidence["canary"] |= {"open": [], "young": []}  # what was in flight is not counted on
     assert evidence | json.loads(json.dumps(world.route.judge.state())) == evidence
     await world.ticks(50, traffic=traffic)
     assert world.phase is Phase.BAKING
+
+
+async def test_users_who_met_the_canary_before_a_restart_of_everything_are_not_forgotten(make: Make) -> None:
+    world = make(scripted=False)
+    await world.ticks(10, traffic=lambda second: world.requests(second, 0, good=100))
+    await world.start()
+    await world.ticks(6, traffic=lambda second: world.requests(second, 1, good=25, bad=1))
+    sample = world.route.sample
+    assert sample is not None
+    before = sample.canary.users, sample.canary.hurt
+    assert before[0] >= 20
+    for index in range(len(world.segment.words)):
+        world.segment.words[index] = 0  # another segment
+    world._rows[0].enter(100, world.clock.monotonic())
+    world.restart()
+    await world.ticks(1)
+    assert world.route.sample is not None
+    assert (world.route.sample.canary.users, world.route.sample.canary.hurt) == before
 
 
 async def test_a_restart_does_not_undo_a_rollback_that_was_not_saved(make: Make) -> None:

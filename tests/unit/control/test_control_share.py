@@ -139,3 +139,19 @@ def test_what_the_canary_gets_is_not_gathered(rest: Rest) -> None:
     Counters(rest.segment, 0, 0, CANARY).begin(rest.now, seat(NEXT, b"anna"))
     rest.minute()
     assert rest.start(10_000) == 1.0
+
+
+def test_it_is_not_trusted_where_many_who_will_be_judged_have_no_user_yet(rest: Rest) -> None:
+    """A cookie is given only in a rollout: at rest those who have one are few, and send more than others."""
+    keyed = sum(USERS.values())
+    for _ in range(keyed // 3):
+        rest.counters[0].begin(rest.now)
+    rest.minute()
+    assert rest.start(5000) is None
+
+
+def test_a_few_without_a_user_do_not_matter(rest: Rest) -> None:
+    for _ in range(sum(USERS.values()) // 10):
+        rest.counters[0].begin(rest.now)
+    rest.minute()
+    assert rest.start(5000) == pytest.approx(expected(5000))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from canaryproxy.control.sampler import Sampler
+from canaryproxy.routing.split import seat
 from canaryproxy.shared import layout
 from canaryproxy.shared.board import AckRow
 from canaryproxy.shared.layout import CANARY, STABLE, Count
@@ -28,6 +29,20 @@ def test_what_was_in_hand_is_abandoned_and_blames_nobody() -> None:
     ticks = [sampler.sample(BEGIN + second) for second in range(1, 40)]
     assert sum(tick.canary.failed + tick.stable.failed for tick in ticks) == 0
     assert sum(tick.canary.resolved + tick.stable.resolved for tick in ticks) == 2
+
+
+def test_no_group_of_users_waits_for_a_dead_worker() -> None:
+    segment = layout.create(4, 2)
+    AckRow(segment, ROW).enter(100, BEGIN)
+    sampler = Sampler(segment, SLOT, BEGIN)
+    counters = Counters(segment, ROW, SLOT, CANARY)
+    users = [seat(7, b"user %d" % number) for number in range(5)]
+    for user in users:
+        counters.begin(BEGIN, user)
+    settle(segment, ROW, {SLOT}, BEGIN + 1)
+    groups = sampler.sample(BEGIN + 2).canary.groups
+    assert sum(group.started for group in groups.values()) == len(users)
+    assert all(group.started == group.ended for group in groups.values())
 
 
 def test_a_worker_that_left_in_order_leaves_nothing() -> None:
