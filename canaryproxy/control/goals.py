@@ -53,7 +53,8 @@ class PostedGoals:
 
     def post(self, events: list[Event], now: float) -> Posted:
         """Take in events of goals that are `posted`, at monotonic time `now`."""
-        split, quarantined = self._board.read(self._slot), self._board.quarantined(self._slot)
+        split = self._board.read(self._slot)
+        quarantined = self._board.quarantined(self._slot) if split.weight_bp else ()  # at rest groups are of another salt
         counted = duplicates = left_out = 0
         for event in events:
             repeated = self._ids.has((event.goal, event.id), now)

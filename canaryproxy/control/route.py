@@ -83,6 +83,7 @@ class RouteControl:
         self.sampler.publish(clock.monotonic(), self.judge.questions, self.judge.slow_us)
         #: The last tick, for people.
         self.sample: Sample | None = None
+        self._board.publish_next_salt(slot, self._next_salt)
         self._draw_salt()
         self._late, self.standstills = False, 0
         self._silence, self._found = 0.0, ""
