@@ -137,6 +137,8 @@ async def requests_of(load: Load, count: int, answer: bytes) -> tuple[list[bytes
     await crowd.begin()
     await enough.wait()
     crowd.end()
+    for _ in range(10):  # connections that were accepted in this moment become tasks
+        await asyncio.sleep(0)
     server.close()
     await asyncio.gather(*(task for task in serving if task is not None))
     return heads, crowd.counts()
