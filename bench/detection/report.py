@@ -31,7 +31,11 @@ def early(cell: Cell, runs: Sequence[Run], when: Callable[[Run], int | None]) ->
 
 def percent(estimate: Estimate) -> str:
     """`0.30 % (0.06..0.87)`."""
-    return f"{100 * estimate.value:.2g} % ({100 * estimate.low:.2g}..{100 * estimate.high:.2g})"
+    return f"{_percent(estimate.value)} % ({_percent(estimate.low)}..{_percent(estimate.high)})"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}" if share >= 0.1 else f"{100 * share:.2g}"
 
 
 def seconds(estimate: Estimate) -> str:
@@ -43,8 +47,11 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if isfinite(value) else "never"
 
 
-def _verdict(met: bool) -> str:
-    return "met" if met else "**missed**"
+def verdict(*found: tuple[Estimate, float]) -> str:
+    """Whether every value is at most its bound, and `not surely` where the intervals allow the opposite too."""
+    met = all(one.value <= bound for one, bound in found)
+    sure = all(one.high <= bound for one, bound in found) if met else any(one.low > bound for one, bound in found)
+    return ("met" if met else "**missed**") + ("" if sure else ", not surely")
 
 
 def rollback(run: Run) -> int | None:
@@ -69,7 +76,7 @@ def _with_peers(runs: Sequence[Run]) -> list[Run]:
 
 # --- Healthy canaries ---
 
-FALSE_ALARMS = ("healthy canary", "rollouts", "rolled back", "paused", "target", *PEERS)
+FALSE_ALARMS = ("healthy canary", "rollouts", "rolled back", "paused", "frozen", "target", *PEERS)
 
 
 def false_alarms(cells: Runs) -> list[Row]:
@@ -79,16 +86,18 @@ def false_alarms(cells: Runs) -> list[Row]:
         cell, wanted = CELLS[name], CELLS[name].target
         rolled = sum(run.rollback is not None for run in runs)
         paused = sum(run.pause is not None for run in runs)
-        met = rolled <= (wanted.rollbacks or 0) * len(runs) and paused <= (wanted.pauses or 0) * len(runs)
-        target = f"<= {100 * (wanted.rollbacks or 0):g} %, <= {100 * (wanted.pauses or 0):g} %: {_verdict(met)}"
+        frozen = sum(run.freeze is not None for run in runs)
+        alarms, pauses = proportion(rolled, len(runs)), proportion(paused, len(runs))
+        bounds = wanted.rollbacks or 0.0, wanted.pauses or 0.0
+        target = f"<= {100 * bounds[0]:g} %, <= {100 * bounds[1]:g} %: {verdict((alarms, bounds[0]), (pauses, bounds[1]))}"
         compared = _with_peers(runs)
         others = [_share_of(peer, compared) for peer in PEERS]
-        row = (cell.title, str(len(runs)), percent(proportion(rolled, len(runs))), percent(proportion(paused, len(runs))), target)
-        table.append((*row, *others))
+        shares = percent(alarms), percent(pauses), f"{_percent(frozen / len(runs))} %"
+        table.append((cell.title, str(len(runs)), *shares, target, *others))
         pooled = [pooled[0] + rolled, pooled[1] + len(runs)]
     if pooled[1]:
-        met = pooled[0] <= 0.003 * pooled[1]
-        row = ("all of them", str(pooled[1]), percent(proportion(*pooled)), "", f"<= 0.3 %: {_verdict(met)}")
+        alarms = proportion(*pooled)
+        row = ("all of them", str(pooled[1]), percent(alarms), "", "", f"<= 0.3 %: {verdict((alarms, 0.003))}")
         table.append((*row, *("" for _ in PEERS)))
     return table
 
@@ -96,7 +105,7 @@ def false_alarms(cells: Runs) -> list[Row]:
 def _share_of(peer: str, runs: Sequence[Run]) -> str:
     if not runs:
         return ""
-    return f"{100 * sum(run.peers[peer] is not None for run in runs) / len(runs):.2g} %"
+    return f"{_percent(sum(run.peers[peer] is not None for run in runs) / len(runs))} %"
 
 
 # --- Faults ---
@@ -115,16 +124,17 @@ def fault_delays(cells: Runs) -> list[Row]:
         first_p50, first_p95 = (quantile(first or [inf], q) for q in (0.5, 0.95))
         errors = median(run.errors for run in runs)
         bounds = (
-            ("p50", wanted.p50, p50.value),
-            ("p95", wanted.p95, p95.value),
-            ("act p95", wanted.pause_p95, first_p95.value),
-            ("errors", wanted.errors, errors),
+            ("p50", wanted.p50, p50),
+            ("p95", wanted.p95, p95),
+            ("act p95", wanted.pause_p95, first_p95),
+            ("errors", wanted.errors, quantile([run.errors for run in runs], 0.5)._replace(value=errors)),
         )
-        demands = [f"{word} <= {bound:g}" for word, bound, _ in bounds if bound is not None]
-        met = all(value <= bound for _, bound, value in bounds if bound is not None)
+        demands = [(word, bound, seen) for word, bound, seen in bounds if bound is not None]
+        target = ", ".join(f"{word} <= {bound:g}" for word, bound, _ in demands)
+        target += f": {verdict(*((seen, bound) for _, bound, seen in demands))}" if demands else ""
         figures = (seconds(p50), seconds(p95), _number(first_p50.value), _number(first_p95.value))
         seen = (f"{errors:g}", f"{median(run.hurt for run in runs):g}", str(early(cell, runs, rollback)))
-        table.append((cell.title, str(len(runs)), *figures, *seen, f"{', '.join(demands)}: {_verdict(met)}" if demands else ""))
+        table.append((cell.title, str(len(runs)), *figures, *seen, target))
     return table
 
 
@@ -157,11 +167,12 @@ def promotions(cells: Runs) -> list[Row]:
         wanted, taken = CELLS[name].target.p50 or inf, [inf if run.full is None else float(run.full) for run in runs]
         p50, stuck = quantile(taken, 0.5), sum(moment == inf for moment in taken)
         row = (CELLS[name].title, str(len(runs)), seconds(p50), seconds(quantile(taken, 0.95)), str(stuck))
-        table.append((*row, f"p50 <= {wanted:g}: {_verdict(p50.value <= wanted)}"))
+        table.append((*row, f"p50 <= {wanted:g}: {verdict((p50, wanted))}"))
     for name, runs in _of_kind(cells, "margin"):
         bound, passed = CELLS[name].target.rollbacks or 1.0, sum(run.promote is not None for run in runs)
-        row = (CELLS[name].title, str(len(runs)), percent(proportion(passed, len(runs))), "", str(len(runs) - passed))
-        table.append((*row, f"<= {100 * bound:g} %: {_verdict(proportion(passed, len(runs)).low <= bound)}"))
+        share = proportion(passed, len(runs))
+        row = (CELLS[name].title, str(len(runs)), percent(share), "", str(len(runs) - passed))
+        table.append((*row, f"<= {100 * bound:g} %: {verdict((share, bound))}"))
     return table
 
 

@@ -13,7 +13,7 @@ import pytest
 from bench.detection.__main__ import main
 from bench.detection.cells import CELLS, IID
 from bench.detection.peers import MINUTE, PEERS, Record
-from bench.detection.report import acted, delays, early, false_alarms, fault_delays, markdown, reasons, rollback
+from bench.detection.report import acted, delays, early, false_alarms, fault_delays, markdown, reasons, rollback, verdict
 from bench.detection.run import Run, simulate
 from bench.detection.statistics import proportion, quantile
 from bench.detection.ticks import Sampling
@@ -111,6 +111,20 @@ def test_intervals_are_the_text_books() -> None:
         proportion(2, 1)
 
 
+@pytest.mark.parametrize(
+    ("hits", "runs", "said"),
+    [
+        (0, 80, "met, not surely"),
+        (0, 1000, "met"),
+        (1, 80, "**missed**, not surely"),
+        (40, 80, "**missed**"),
+    ],
+)
+def test_a_target_is_met_surely_only_if_the_interval_is_within_it(hits: int, runs: int, said: str) -> None:
+    assert verdict((proportion(hits, runs), 0.01)) == said
+    assert verdict((proportion(0, 5000), 0.01), (proportion(hits, runs), 0.01)) == said
+
+
 def test_figures_say_what_the_runs_say() -> None:
     later = CELLS["later-5"]
     runs = [
@@ -125,7 +139,8 @@ def test_figures_say_what_the_runs_say() -> None:
     healthy = [Run(n, rollback=5 if n == 0 else None) for n in range(50)]
     row = false_alarms({"aa-0.1": healthy})[0]
     assert row[2].startswith("2 %")
-    assert "**missed**" in row[4]
+    assert "**missed**, not surely" in row[5]
+    assert false_alarms({"aa-0.1": [Run(n, freeze=9 if n < 25 else None) for n in range(50)]})[0][4] == "50 %"
     assert fault_delays({"later-5": runs})[0][2].startswith("4")
     assert "| independent failures, 0.1 % | 50 |" in markdown({"aa-0.1": healthy}, ["here"])
 
