@@ -62,6 +62,18 @@ def test_a_bot_that_hangs_rolls_back_nothing() -> None:
     assert verdict.quarantine == (_BOT,)
 
 
+def test_a_bot_after_an_outage_that_both_had_rolls_back_nothing() -> None:
+    """The outage is in the step's counts of both; what is usual now is not what was usual then."""
+    judge = a_judge()
+    run(judge, arm(100), ticks=20)
+    run(judge, arm(100, 30), stable=arm(1000, 300), ticks=5)
+    run(judge, arm(100), ticks=20)
+    for _ in range(120):
+        verdict = run(judge, with_bot(arm(100), _BOT, failed=5))
+        assert verdict.action not in _BAD, verdict.sentence
+    assert verdict.quarantine == (_BOT,)
+
+
 def test_a_bot_in_stable_makes_nobody_blind() -> None:
     stable = with_bot(arm(1000, 1), _BOT, failed=30)
     judge = a_judge(stable=stable)
