@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from control_world import World, config, verdict
 
+from canaryproxy.analysis.record import Opening
 from canaryproxy.analysis.verdict import Action
 from canaryproxy.config.quantities import Server
 from canaryproxy.errors import IllegalTransitionError, NotFoundError
 from canaryproxy.rollout.model import Pause, Phase, Promote, Resume, Rollback, SetWeight
+from canaryproxy.routing.split import seat
 from canaryproxy.shared.layout import Count
 
 Make = Callable[..., World]
@@ -322,6 +324,37 @@ async def test_users_who_met_the_canary_before_a_restart_of_everything_are_not_f
     await world.ticks(1)
     assert world.route.sample is not None
     assert (world.route.sample.canary.users, world.route.sample.canary.hurt) == before
+
+
+async def test_a_salt_is_drawn_where_none_was_saved_and_never_used_twice(make: Make) -> None:
+    world = make()
+    salts = []
+    for _ in range(3):
+        await world.start()
+        salts.append(world.split.salt)
+        await world.do(Rollback("again"))
+        evidence = world.store.saved["shop"].evidence
+        assert evidence is not None
+        del evidence["next_salt"]  # as an older version's state has none
+        world.restart()
+        await world.ticks(1)
+        assert world.board.next_salt(1) not in (0, *salts)
+    assert len({0, *salts}) == 4
+
+
+async def test_what_was_in_flight_at_a_standstill_is_waited_for_by_nobody_and_the_replay_is_told(make: Make) -> None:
+    world = make(scripted=False)
+    await world.ticks(10, traffic=lambda second: world.requests(second, 0, good=100))
+    await world.start()
+    for number in range(30):
+        world.counters[1].begin(world.clock.monotonic() + 0.1, seat(world.split.salt, b"user %d" % number))
+    await world.ticks(2)
+    assert world.route.judge.state()["canary"]["open"]
+    world.clock.advance(9)
+    world.controller.tick()
+    assert world.route.standstills == 1
+    assert not world.route.judge.state()["canary"]["open"]
+    assert isinstance(world.route.journal.take().loose[-1].entry, Opening)
 
 
 async def test_a_restart_does_not_undo_a_rollback_that_was_not_saved(make: Make) -> None:

@@ -59,3 +59,8 @@ def test_what_names_one_thing_among_many_makes_no_class(one: bytes, other: bytes
 
 def test_methods_are_apart() -> None:
     assert size_class(b"GET", b"/item", 1 << 20) != size_class(b"POST", b"/item", 1 << 20)
+
+
+def test_a_long_path_costs_no_more_than_its_beginning() -> None:
+    begins = b"/a" * 128
+    assert size_class(b"GET", begins + b"/b" * 4000, 1 << 20) == size_class(b"GET", begins + b"/c", 1 << 20)
