@@ -7,8 +7,8 @@ points of the route's users, steps counted from 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
@@ -32,12 +32,26 @@ class Phase(StrEnum):
     ROLLED_BACK = "rolled_back"
 
 
+class Gate(StrEnum):
+    """What a rollout waits for beside evidence: a person (`pause`), or a hook of that type. None of them disarms a rollback."""
+
+    PAUSE = "pause"
+    CONFIRM_ROLLOUT = "confirm_rollout"
+    PRE_ROLLOUT = "pre_rollout"
+    CONFIRM_STEP = "confirm_step"
+    CONFIRM_PROMOTION = "confirm_promotion"
+
+
 @dataclass(frozen=True, slots=True)
 class PlanStep:
-    """One rung: `weight_bp` of the users for at least `hold` seconds."""
+    """One rung: `weight_bp` of the users for at least `hold` seconds.
+
+    `pause`: what comes after it waits so many seconds, for 0 until somebody resumes; None: nothing to wait for.
+    """
 
     weight_bp: int
     hold: float
+    pause: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +59,8 @@ class Plan:
     """What a rollout is to do: the steps, then everybody for `bake` seconds, then promoted.
 
     `skip_when_certain`: one step at a time may be left out where health is more than proven (`moves.tick_step`).
+    `hooks`: the gates that somebody outside opens. `hold_back_bp`: users whom a bake leaves on stable. `max_duration`: seconds
+    of a whole rollout, 0 without end.
     """
 
     steps: tuple[PlanStep, ...]
@@ -52,33 +68,66 @@ class Plan:
     max_step_duration: float
     on_inconclusive: OnInconclusive = OnInconclusive.PAUSE
     skip_when_certain: bool = False
+    hooks: tuple[Gate, ...] = ()
+    hold_back_bp: int = 0
+    max_duration: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.steps or not all(0 <= step.weight_bp <= EVERYBODY for step in self.steps):
             raise ValueError("a plan needs at least one step, each with a weight of 0 to 10000 basis points")
 
+    @property
+    def bake_bp(self) -> int:
+        """Basis points of the users on the canary in the bake; never fewer than the last step has."""
+        return max(EVERYBODY - self.hold_back_bp, self.steps[-1].weight_bp)
+
     @classmethod
-    def from_config(cls, rollout: schema.Rollout) -> Plan:
-        """The plan that a route's configuration describes."""
-        steps = tuple(PlanStep(step.weight, step.hold) for step in rollout.steps)
-        skip = rollout.skip_steps_when_certain
-        return cls(steps, rollout.bake, rollout.max_step_duration, rollout.on_inconclusive, skip)
+    def of_route(cls, route: schema.Route) -> Plan:
+        """The plan of a route, its hooks included."""
+        return cls.from_config(route.rollout, route.hooks)
+
+    @classmethod
+    def from_config(cls, rollout: schema.Rollout, hooks: Iterable[Any] = ()) -> Plan:
+        """The plan that a route's configuration describes; `hooks` are its, of which those of a gate's `type` are waited for."""
+        steps: list[PlanStep] = []
+        for item in rollout.steps:
+            if isinstance(item, schema.PauseStep):
+                steps[-1] = replace(steps[-1], pause=item.pause.duration)  # config.check: one has gone before
+            else:
+                steps.append(PlanStep(item.weight, item.hold))
+        types = {str(hook.type) for hook in hooks}
+        return cls(
+            tuple(steps),
+            rollout.bake,
+            rollout.max_step_duration,
+            rollout.on_inconclusive,
+            rollout.skip_steps_when_certain,
+            tuple(gate for gate in Gate if gate is not Gate.PAUSE and gate in types),
+            rollout.hold_back,
+            rollout.max_duration,
+        )
 
     @classmethod
     def from_dict(cls, plan: Mapping[str, Any]) -> Plan:
         """The plan that `Rollout.to_dict` wrote; raises KeyError, TypeError or ValueError for anything else."""
-        steps = tuple(PlanStep(**step) for step in plan["steps"])
-        skip = bool(plan.get("skip_when_certain", False))
-        return cls(steps, plan["bake"], plan["max_step_duration"], OnInconclusive(plan["on_inconclusive"]), skip)
+        values = {f.name: plan[f.name] for f in fields(cls) if f.name in plan}
+        values["steps"] = tuple(PlanStep(**step) for step in plan["steps"])
+        values["on_inconclusive"] = OnInconclusive(plan["on_inconclusive"])
+        values["hooks"] = tuple(Gate(gate) for gate in plan.get("hooks", ()))
+        return cls(**values)
 
 
 class Split(NamedTuple):
-    """What the data plane is told: `weight_bp` of the users to pool `canary`, the others to `stable`; `salt` says which."""
+    """What the data plane is told: `weight_bp` of the users to pool `canary`, the others to `stable`; `salt` says which.
+
+    `overrides`: the canary may have users, so beta groups get it whatever the weight is.
+    """
 
     stable: str
     canary: str | None
     weight_bp: int
     salt: int
+    overrides: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +139,10 @@ class Rollout:
     (in a bake: since its time was over).
     `hand_paused` tells an operator's pause from the judge's. `waived`: an operator resumed over the judge's pause, which then
     does not stop the same step again (a rollback does). `frozen`: stable itself is bad, as of the last tick; nothing can be
-    learnt and time stands still. `settled` pools were promoted or rolled back once: never started by themselves.
+    learnt and time stands still.
+    `begun`: the first step's weight has been given, or another one by hand. `gate` is what it waits for now, for `gate_held`
+    seconds so far; `passed` are the gates opened since the last change of weight. `lasted` is the time in progress, without
+    freezes and pauses by hand. `settled` pools were promoted or rolled back once: never started by themselves.
     """
 
     route: str
@@ -115,6 +167,11 @@ class Rollout:
     waived: bool = False
     warned: bool = False
     frozen: bool = False
+    begun: bool = True
+    gate: Gate | None = None
+    gate_held: float = 0.0
+    passed: tuple[Gate, ...] = ()
+    lasted: float = 0.0
     settled: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -124,6 +181,12 @@ class Rollout:
             raise ValueError(f"weight {self.weight_bp} in phase {self.phase}")
         if self.frozen and not self.in_progress:
             raise ValueError(f"frozen in phase {self.phase}")
+        if self.gate is not None and not self.in_progress:
+            raise ValueError(f"gate {self.gate} in phase {self.phase}")
+        if self.gate is Gate.PAUSE and self.phase is not Phase.PAUSED:
+            raise ValueError(f"a pause that is waited for in phase {self.phase}")
+        if not self.begun and (self.weight_bp or not self.in_progress):
+            raise ValueError(f"weight {self.weight_bp} in phase {self.phase} before the first step")
         if (self.paused_from is not None) != (self.phase is Phase.PAUSED):
             raise ValueError(f"paused_from {self.paused_from} in phase {self.phase}")
         if self.canary is None and self.phase is not Phase.IDLE:
@@ -135,14 +198,30 @@ class Rollout:
         return self.phase in (Phase.PROGRESSING, Phase.PAUSED, Phase.BAKING)
 
     @property
+    def is_baking(self) -> bool:
+        """Whether it bakes, or was paused in the bake."""
+        return Phase.BAKING in (self.phase, self.paused_from)
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether it has been in progress for longer than the plan allows."""
+        return 0 < self.plan.max_duration < self.lasted
+
+    @property
+    def may_have_users(self) -> bool:
+        """Whether the canary is one that people may meet: not rolled back, promoted or declined."""
+        fresh = self.phase is Phase.IDLE and self.canary is not None and self.canary not in self.settled
+        return self.in_progress or fresh
+
+    @property
     def split(self) -> Split:
         """What the data plane must be doing when this record is in force."""
-        return Split(self.stable, self.canary, self.weight_bp, self.salt)
+        return Split(self.stable, self.canary, self.weight_bp, self.salt, self.may_have_users)
 
     @property
     def dwell(self) -> float:
         """Seconds that `held` has to reach in this step or bake."""
-        return self.plan.bake if Phase.BAKING in (self.phase, self.paused_from) else self.plan.steps[self.step].hold
+        return self.plan.bake if self.is_baking else self.plan.steps[self.step].hold
 
     def share_of(self, pool: str | None) -> int:
         """Basis points of the users that `pool` gets."""
@@ -162,6 +241,9 @@ class Rollout:
             values["plan"] = Plan.from_dict(record["plan"])
             values["phase"] = Phase(record["phase"])
             values["settled"] = tuple(record.get("settled", ()))
+            values["passed"] = tuple(Gate(gate) for gate in record.get("passed", ()))
+            if record.get("gate") is not None:
+                values["gate"] = Gate(record["gate"])
             if record.get("paused_from") is not None:
                 values["paused_from"] = Phase(record["paused_from"])
             return cls(**values)
@@ -219,7 +301,7 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class Promote:
-    """The next step now; `full`: everybody now; while baking: promoted now."""
+    """The next step now, whatever gate is before it; `full`: the bake now; while baking: promoted now."""
 
     full: bool = False
     by: str = "operator"
@@ -245,7 +327,25 @@ class Rollback:
     by: str = "operator"
 
 
-Event = Start | Retry | Tick | Pause | Resume | Promote | SetWeight | Rollback
+@dataclass(frozen=True, slots=True)
+class OpenGate:
+    """What the rollout waited for has come. Said of another gate than the one it waits for, it changes nothing."""
+
+    gate: Gate
+    by: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FailGate:
+    """What the rollout waited for will not come: it is rolled back. Said of another gate, it changes nothing."""
+
+    gate: Gate
+    by: str
+    reason: str = ""
+
+
+Event = Start | Retry | Tick | Pause | Resume | Promote | SetWeight | Rollback | OpenGate | FailGate
 
 
 # --- Effects, performed in the order of the list. ---

@@ -2,7 +2,8 @@
 
 The file says which pools a route has and which roles they had when it was written; the record says what has happened since.
 As long as the file says the same as it did, the record holds: a restart never silently goes back to the old version, nor on to
-one that was rolled back. Once the file names other pools, the file wins and the route is idle.
+one that was rolled back. Once the file names other pools, the file wins and the route is idle. What a deploy registered was laid
+over the file before (`config.overlay`), so a deploy is here like a file that names the next pool.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from canaryproxy.rollout.model import Phase, Plan, Rollout
 
 def reconcile(saved: Rollout | None, route_name: str, route: schema.Route) -> tuple[Rollout, str | None]:
     """The rollout to go on with, and a sentence for the log when there was something to decide."""
-    plan, named = Plan.from_config(route.rollout), (route.stable, route.canary)
+    plan, named = Plan.of_route(route), (route.stable, route.canary)
     fresh = Rollout(route_name, *named, *named, plan)
     if saved is None:
         return fresh, None
     if named not in ((saved.file_stable, saved.file_canary), (saved.stable, saved.canary)):
         return replace(fresh, salt=saved.salt, revision=saved.revision + 1, settled=saved.settled), (
-            f"route {route_name}: the file now says {_roles(*named)}, it said {_roles(saved.file_stable, saved.file_canary)}: "
-            f"the file decides, and what was recorded ({saved.phase}) is over"
+            f"route {route_name}: the configuration now says {_roles(*named)}, "
+            f"it said {_roles(saved.file_stable, saved.file_canary)}: it decides, and what was recorded ({saved.phase}) is over"
         )
     kept = replace(saved, file_stable=route.stable, file_canary=route.canary)
     if kept.phase is Phase.IDLE:

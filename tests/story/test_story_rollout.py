@@ -1,116 +1,29 @@
-"""Rollouts as scripts on a hand-wound clock: what happens, and what must be answered. Every event meets a rollout that was just
-read back from its JSON, so each story is also the story of a controller that was killed between any two lines of it."""
+"""Rollouts as scripts: steps, harm, doubt, freezes, hands. Gates, pauses and limits are in `test_story_gates`."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
+from rollout_script import ANOTHER_SALT, OUTCOMES, PLAN, Story, at
 
 from canaryproxy.analysis.verdict import Action, Outcome, Verdict
-from canaryproxy.clock import ManualClock
 from canaryproxy.config.schema import OnInconclusive
 from canaryproxy.errors import IllegalTransitionError
-from canaryproxy.rollout.machine import advance
 from canaryproxy.rollout.model import (
-    Event,
     Pause,
     Phase,
     Plan,
     PlanStep,
     Promote,
-    Record,
-    ResetEvidence,
     Resume,
     Retry,
     Rollback,
-    Rollout,
-    Save,
-    SetSplit,
     SetWeight,
     Split,
     Start,
     Tick,
 )
-
-PLAN = Plan((PlanStep(100, 300), PlanStep(500, 600), PlanStep(2500, 600)), bake=1800, max_step_duration=1200)
-OUTCOMES = {Action.PROMOTE: Outcome.PASS, Action.CONTINUE: Outcome.INCONCLUSIVE}
-ANOTHER_SALT = 99
-
-
-class Story:
-    """A route with a data plane and a disk that do as they are told."""
-
-    def __init__(self, plan: Plan = PLAN) -> None:
-        self.plan, self.clock = plan, ManualClock()
-        self.rollout = Rollout("shop", "v1", "v2", "v1", "v2", plan)
-        self.board, self.disk = self.rollout.split, self.rollout
-        self.log: list[Record] = []
-        self.did: list[str] = []
-
-    def do(self, event: Event) -> Story:
-        """Let it happen; note in `did` what the effects were."""
-        before = Rollout.from_dict(json.loads(json.dumps(self.rollout.to_dict())))
-        assert before == self.rollout
-        self.rollout, effects = advance(before, event, self.clock.wall())
-        self.did = []
-        for effect in effects:
-            match effect:
-                case SetSplit(split):
-                    self.board = split
-                    self.did.append(f"split {split.weight_bp}")
-                case Save():
-                    self.disk = self.rollout
-                    self.did.append("save")
-                case Record():
-                    json.dumps(effect.data)
-                    self.log.append(effect)
-                case ResetEvidence(scope):
-                    self.did.append(f"forget {scope}")
-        assert self.board == self.rollout.split, "the data plane does what the record says"
-        assert replace(self.disk, held=0, waited=0) == replace(self.rollout, held=0, waited=0), "nothing is left unsaved but time"
-        return self
-
-    def start(self) -> Story:
-        return self.do(Start(self.plan, salt=7))
-
-    def pass_time(self, seconds: int, action: Action = Action.CONTINUE, sentence: str = "few requests yet") -> Story:
-        """One tick for each second, all with the same finding."""
-        for _ in range(seconds):
-            self.clock.advance(1)
-            self.do(Tick(Verdict(OUTCOMES.get(action, Outcome.FAIL), action, sentence), 1.0))
-        return self
-
-    def tick(self, action: Action, sentence: str = "canary 8/402 failed") -> Story:
-        return self.pass_time(1, action, sentence)
-
-    @property
-    def where(self) -> tuple[str, int, int]:
-        return self.rollout.phase.value, self.rollout.step, self.board.weight_bp
-
-    @property
-    def said(self) -> str:
-        return self.log[-1].sentence
-
-
-def at(phase: Phase) -> Story:
-    """A story that has come to `phase`, at the second step where there is one."""
-    story = Story()
-    if phase is Phase.IDLE:
-        return story
-    story.start().do(Promote())
-    match phase:
-        case Phase.PAUSED:
-            return story.do(Pause("lunch"))
-        case Phase.BAKING:
-            return story.do(Promote(full=True))
-        case Phase.PROMOTED:
-            return story.do(Promote(full=True)).do(Promote())
-        case Phase.ROLLED_BACK:
-            return story.do(Rollback("enough"))
-    return story
-
 
 # --- The good day ---
 
@@ -137,7 +50,7 @@ def test_a_healthy_version_climbs_the_steps_bakes_and_is_promoted() -> None:
 
 def test_the_next_version_starts_from_promoted_with_the_roles_swapped() -> None:
     story = at(Phase.PROMOTED).do(Start(PLAN, ANOTHER_SALT))
-    assert story.board == Split("v2", "v1", 100, ANOTHER_SALT)
+    assert story.board == Split("v2", "v1", 100, ANOTHER_SALT, True)
     assert story.do(Rollback()).board == Split("v2", "v1", 0, ANOTHER_SALT), "back to v2, which was promoted before"
 
 
@@ -469,7 +382,7 @@ def test_setting_the_weight_it_has_only_pauses() -> None:
 def test_a_new_version_restarts_and_never_has_the_old_weight(phase: Phase) -> None:
     story = at(phase).do(Start(PLAN, ANOTHER_SALT))
     assert story.did == ["split 0", "forget rollout", "save", "split 100"]
-    assert story.board == Split("v1", "v2", 100, ANOTHER_SALT)
+    assert story.board == Split("v1", "v2", 100, ANOTHER_SALT, True)
     assert (story.rollout.held, story.rollout.started_at) == (0, story.clock.wall())
     assert story.said == "started anew: step 1 of 3: 1% of users to v2"
 

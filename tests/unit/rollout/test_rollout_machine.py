@@ -13,6 +13,9 @@ from canaryproxy.errors import IllegalTransitionError
 from canaryproxy.rollout.machine import TABLE, VERBS, advance, diagram, document, verbs
 from canaryproxy.rollout.model import (
     Event,
+    FailGate,
+    Gate,
+    OpenGate,
     Pause,
     Phase,
     Plan,
@@ -43,6 +46,8 @@ def test_the_diagram_draws_each_verb_and_no_tick_that_stays() -> None:
     assert "    promoted --> rolled_back: rollback" in lines
     assert "    baking --> promoted: tick, promote" in lines
     assert not [line for line in lines if line.startswith("    paused --> paused") and "tick" in line]
+    assert "    paused --> progressing: tick, resume, promote, start, gate opens" in lines
+    assert not [line for line in lines if "idle" in line and "gate" in line]
 
 
 def test_rollback_and_ticks_are_legal_in_every_phase() -> None:
@@ -50,6 +55,12 @@ def test_rollback_and_ticks_are_legal_in_every_phase() -> None:
         assert (phase, Rollback) in TABLE
         assert (phase, Tick) in TABLE
         assert "rollback" in verbs(phase)
+
+
+def test_what_is_said_of_a_gate_is_never_refused() -> None:
+    for phase in Phase:
+        assert (phase, OpenGate) in TABLE
+        assert (phase, FailGate) in TABLE
 
 
 def states() -> list[Rollout]:
@@ -67,6 +78,17 @@ def states() -> list[Rollout]:
         replace(step, phase=Phase.PAUSED, paused_from=Phase.PROGRESSING),
         replace(last, phase=Phase.PAUSED, paused_from=Phase.PROGRESSING),
         replace(bake, phase=Phase.PAUSED, paused_from=Phase.BAKING),
+        replace(step, weight_bp=0, begun=False, gate=Gate.CONFIRM_ROLLOUT),
+        replace(step, gate=Gate.CONFIRM_STEP),
+        replace(step, phase=Phase.PAUSED, paused_from=Phase.PROGRESSING, gate=Gate.CONFIRM_STEP),
+        replace(bake, gate=Gate.CONFIRM_PROMOTION),
+        replace(
+            step,
+            plan=replace(PLAN, steps=(PlanStep(100, 1, pause=1), PlanStep(500, 1))),
+            phase=Phase.PAUSED,
+            paused_from=Phase.PROGRESSING,
+            gate=Gate.PAUSE,
+        ),
         replace(IDLE, phase=Phase.PROMOTED, stable="v2", canary="v1"),
         replace(IDLE, phase=Phase.ROLLED_BACK),
     ]
@@ -84,7 +106,8 @@ def events() -> list[Event]:
         SetWeight(300),
         Rollback(),
     ]
-    return [*ticks, *asked]
+    told: list[Event] = [said(gate, "hook ci") for said in (OpenGate, FailGate) for gate in Gate]
+    return [*ticks, *asked, *told]
 
 
 def test_the_table_claims_exactly_the_transitions_that_happen() -> None:
@@ -124,4 +147,5 @@ def test_the_decision_says_who_what_and_on_which_numbers() -> None:
         "stable": "v1",
         "canary": "v2",
         "reason": "lunch",
+        "gate": None,
     }
