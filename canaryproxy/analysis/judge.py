@@ -20,6 +20,7 @@ from canaryproxy.analysis.groups import CanaryGroups, StableGroups
 from canaryproxy.analysis.latency import AT_NOTICE, Latency
 from canaryproxy.analysis.metric import Finding, Metric, Scene
 from canaryproxy.analysis.outage import Outage
+from canaryproxy.analysis.outside import Outside
 from canaryproxy.analysis.response_size import ResponseSize
 from canaryproxy.analysis.sample import Tick
 from canaryproxy.analysis.settings import HARM_SHARES, JudgeSettings
@@ -84,6 +85,8 @@ class Judge:
 
     def begin_rollout(self) -> None:
         """Forget all evidence; what is known of stable stays."""
+        if self._highest:  # a new version in the middle of a rollout: with its salt come other groups
+            self._stable.rehashed()
         for metric in self._metrics:
             metric.begin_rollout()
         self._canary = CanaryGroups()
@@ -226,6 +229,8 @@ def _metrics(settings: JudgeSettings, known: Mapping[str, Any]) -> Iterator[Metr
         yield SuccessFloor(settings.success_floor, settings, known.get("success_floor"))
     for index, goal in enumerate(settings.goals):
         yield Goal(index, goal, settings, HARM_SHARES["goals"] / len(settings.goals), known.get(goal.name))
+    for outside in settings.outside:
+        yield Outside(outside, known.get(outside.name))
 
 
 def _worst(acting: list[MetricVerdict], action: Action) -> MetricVerdict | None:

@@ -16,7 +16,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum
 from typing import Any, Final, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from canaryproxy.analysis.sample import ArmTick, Cohort, Group, Tick
+from canaryproxy.analysis.sample import ArmTick, Cohort, Group, Measurement, Tick
 from canaryproxy.analysis.settings import JudgeSettings
 from canaryproxy.analysis.verdict import Verdict
 
@@ -114,13 +114,15 @@ _NUMBERS: Final = ("resolved", "failed", "refused", "limited", "began", "in_flig
 
 def tick_to_json(tick: Tick) -> list[Any]:
     """A tick, JSON-ready and small: numbers by their place, mappings as columns, and what is empty left out."""
-    return [tick.elapsed, tick.weight, tick.share, _arm_to_json(tick.stable), _arm_to_json(tick.canary)]
+    counts = [tick.elapsed, tick.weight, tick.share, _arm_to_json(tick.stable), _arm_to_json(tick.canary)]
+    return [*counts, tick.outside] if tick.outside else counts
 
 
 def tick_from_json(tick: list[Any]) -> Tick:
     """The tick that `tick_to_json` wrote."""
-    elapsed, weight, share, stable, canary = tick
-    return Tick(elapsed, _arm_from_json(*stable), _arm_from_json(*canary), weight, share)
+    elapsed, weight, share, stable, canary, *outside = tick
+    measured = tuple(Measurement(*one) for one in (outside[0] if outside else ()))
+    return Tick(elapsed, _arm_from_json(*stable), _arm_from_json(*canary), weight, share, measured)
 
 
 def _arm_to_json(arm: ArmTick) -> list[Any]:

@@ -75,12 +75,28 @@ class ArmTick:
     hurt: int = 0
 
 
+class Measurement(NamedTuple):
+    """What somebody outside said of the metric `metric` (`analysis.outside`), in the tick in which the answer came.
+
+    `at` is when it was true by the sample's own time (wall seconds): of two with the same `at` the second is the first one again.
+    `age`: how old it was in this tick, in seconds. `canary` is the value of what is the same for both variants, too; None stands
+    for no data, and `error` then says why.
+    """
+
+    metric: str
+    at: float
+    age: float
+    stable: float | None = None
+    canary: float | None = None
+    error: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Tick:
     """Both variants over the last `elapsed` seconds (about 1).
 
     `weight` is the canary's nominal share of the users (0..1). `share` is its expected share of the *requests* by what the users
-    of its slots sent before the rollout; None where that is not known.
+    of its slots sent before the rollout; None where that is not known. `outside` is what others have measured, mostly nothing.
     """
 
     elapsed: float
@@ -88,3 +104,4 @@ class Tick:
     canary: ArmTick
     weight: float = 0.0
     share: float | None = None
+    outside: tuple[Measurement, ...] = ()

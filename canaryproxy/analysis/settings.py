@@ -66,6 +66,38 @@ class FloorRule:
 
 
 @dataclass(frozen=True, slots=True)
+class Bound:
+    """How far the canary may be from stable: `value` of the metric's own unit, or of stable's value where it is `relative`."""
+
+    value: float
+    relative: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OutsideRule:
+    """What a number that somebody else measures may be (`analysis.outside`); no share of alpha is its.
+
+    `increase` and `drop` bound the canary's against stable's, `least` and `most` by itself; None: no such limit. `of_a_variant`:
+    the number is the canary's own, and not one of everything. `failures` measurements in a row beyond a limit act, `successes`
+    good ones make a step healthy. A measurement looks back over `window` seconds, and says nothing any more after `max_age`.
+    """
+
+    name: str
+    increase: Bound | None = None
+    drop: Bound | None = None
+    least: float | None = None
+    most: float | None = None
+    of_a_variant: bool = True
+    failures: int = 3
+    successes: int = 3
+    window: float = 30.0
+    max_age: float = 120.0
+    required: bool = True
+    action: Action = Action.PAUSE
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class JudgeSettings:
     """The rules, None for a metric that is off, and how sure to be.
 
@@ -90,6 +122,7 @@ class JudgeSettings:
     min_requests: int = 100
     warmup: float = 20.0
     warmup_requests: int = 50
+    outside: tuple[OutsideRule, ...] = ()
 
     def harm_threshold(self, share: float) -> float:
         """Natural logarithm of the evidence at which a rule with this share of `alpha` acts."""

@@ -39,8 +39,8 @@ class MetricVerdict:
     """One metric's finding.
 
     `evidence` and `threshold` are natural logarithms of e-values (harm proven when evidence >= threshold); `promote_evidence`
-    and `promote_threshold` the same for health. `required`: no promotion without its `PASS`. `numbers` is what the sentence was
-    made from (JSON-ready).
+    and `promote_threshold` the same for health; where nothing is tested but counted (`analysis.outside`), all four are counts.
+    `required`: no promotion without its `PASS`. `numbers` is what the sentence was made from (JSON-ready).
     """
 
     metric: str

@@ -61,3 +61,8 @@ def still_needed(requests: int | None) -> str:
 def users(count: int) -> str:
     """`7 users`."""
     return "1 user" if count == 1 else f"{count} users"
+
+
+def number(value: float | None) -> str:
+    """`0.0042`, `1530`, `1.2e+06`; `unknown` of None."""
+    return "unknown" if value is None else f"{value:.4g}"

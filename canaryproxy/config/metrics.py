@@ -1,7 +1,8 @@
 """Models of what a canary is judged by, one for each metric. Pure; parts of `config.schema`.
 
 A metric that is on by default is turned off with `false`; the others begin to act with `true`, or with their first option. A key
-that is no metric's name is a goal: a business event under a name of the user's own, told by its `goal`.
+that is no metric's name is one of the user's own: a goal (a business event), told by its `goal`, or a metric that others measure,
+told by its provider (`config.outside`).
 """
 
 from __future__ import annotations
@@ -10,12 +11,25 @@ import re
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from canaryproxy.config.base import Model, is_off
 from canaryproxy.config.names import PathPrefix, parse_field_name
-from canaryproxy.config.quantities import Duration, Percent, Points
+from canaryproxy.config.outside import (
+    OF_A_VARIANT,
+    PROVIDERS,
+    SCRAPE,
+    Asked,
+    Datadog,
+    HttpJson,
+    Limit,
+    Number,
+    Prometheus,
+    texts,
+    variables,
+)
+from canaryproxy.config.quantities import Duration, Percent, Points, SectionError
 
 #: How a goal is written that no request stands for: it is told to the admin API.
 POSTED = "posted"
@@ -176,17 +190,106 @@ class GoalMetric(Metric):
     max_drop: Percent = Field(500, gt=0, lt=10_000, description="below what is expected of the canary's users")
 
 
-def _goal_metric(value: Any) -> Any:
+class OutsideMetric(Metric):
+    """A number that somebody else measures, about each variant or about all of it, and how far it may go."""
+
+    prometheus: Prometheus | None = Field(None, description="the query, and where: {url, query}")
+    datadog: Datadog | None = Field(None, description="the query and the keys: {query, api_key, app_key}")
+    http: HttpJson | None = Field(None, description="any JSON document: {url, value}")
+    max_increase: Limit | None = Field(None, description="the canary's over stable's: 20% of stable's, or a number")
+    max_drop: Limit | None = Field(None, description="the canary's below stable's: 10% of stable's, or a number")
+    min: Number | None = Field(None, description="at least this, whatever stable has")
+    max: Number | None = Field(None, description="at most this, whatever stable has")
+    interval: Duration = Field(30, ge=1, description="between two measurements")
+    timeout: Duration = Field(5, gt=0, description="of a question, from the connection to the whole answer")
+    failures: int = Field(3, ge=1, description="measurements in a row beyond a limit that act: 3 means the third one")
+    successes: int = Field(3, ge=1, description="good measurements that each step needs, the last one among them")
+    window: Annotated[Duration, Field(ge=0)] | None = Field(
+        None, description="what the query looks back on; it lies within a step to count for it; none: the interval"
+    )
+    max_age: Annotated[Duration, Field(gt=0)] | None = Field(
+        None, description="an older measurement says nothing; none: two intervals and a minute"
+    )
+    required: bool = Field(True, description="false: a step does not wait for it")
+    on_breach: OnBreach = Field(OnBreach.PAUSE, description="what a breach does: rollback, pause or warn")
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> OutsideMetric:
+        named = [name for name in PROVIDERS if getattr(self, name) is not None]
+        if len(named) != 1:
+            raise SectionError(f"needs one provider and has {' and '.join(named) or 'none'}; keep one of {', '.join(PROVIDERS)}")
+        limits = (self.max_increase, self.max_drop, self.min, self.max)
+        if all(limit is None for limit in limits):
+            raise SectionError("has no limit; write max_increase or max_drop (against stable), min or max")
+        if self.compares and not self.of_a_variant:
+            what = "compares the canary with stable, but is the same for both"
+            raise SectionError(f"{what}; write {{{{ variant }}}}, {{{{ version }}}} or {{{{ pool }}}} in it, or use min and max")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise SectionError(f"wants at least {self.min:g} and at most {self.max:g}; swap min and max")
+        return self
+
+    @property
+    def provider(self) -> str:
+        """The key of its one provider."""
+        return next(name for name in PROVIDERS if getattr(self, name) is not None)
+
+    @property
+    def asked(self) -> Asked:
+        """The settings of its one provider."""
+        asked: Asked = getattr(self, self.provider)
+        return asked
+
+    @property
+    def of_a_variant(self) -> bool:
+        """Whether it is about stable or the canary, and not about both at once."""
+        return any(OF_A_VARIANT.intersection(variables(text)) for text in texts(self.asked))
+
+    @property
+    def compares(self) -> bool:
+        """Whether stable's value is needed."""
+        return self.max_increase is not None or self.max_drop is not None
+
+    @property
+    def looks_back(self) -> float:
+        """Seconds before a measurement that are in it."""
+        return self.interval if self.window is None else self.window
+
+    @property
+    def fresh_for(self) -> float:
+        """Seconds after which a measurement says nothing any more."""
+        return 2 * self.interval + SCRAPE if self.max_age is None else self.max_age
+
+
+#: How the two kinds of metrics of the user's own are called in a place (`config.explain` leaves it out).
+OWN_KINDS: dict[str, type[Metric]] = {"[goal]": GoalMetric, "[outside]": OutsideMetric}
+
+
+def _own_kind(value: Any) -> str | None:
     if isinstance(value, GoalMetric) or (isinstance(value, dict) and "goal" in value):
-        return value
-    raise PydanticCustomError("no_metric", "neither a metric nor a goal")
+        return "[goal]"
+    outside = isinstance(value, OutsideMetric) or (isinstance(value, dict) and not value.keys().isdisjoint(PROVIDERS))
+    return "[outside]" if outside else None
+
+
+def _own_metric(value: Any) -> Any:
+    if _own_kind(value) is None:
+        raise PydanticCustomError("no_metric", "neither a metric nor a goal")
+    return value
+
+
+#: A metric under a name of the user's own.
+OwnMetric = Annotated[
+    Annotated[GoalMetric, Tag("[goal]")] | Annotated[OutsideMetric, Tag("[outside]")],
+    Discriminator(_own_kind),
+    BeforeValidator(_own_metric),
+]
 
 
 class Metrics(Model):
-    """What the canary is judged by: the metrics, and beside them goals by their own names."""
+    """What the canary is judged by: the metrics, and beside them those of the user's own by their own names."""
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, Annotated[GoalMetric, BeforeValidator(_goal_metric)]]
+    __pydantic_extra__: dict[str, OwnMetric]
     others: ClassVar[type[Model]] = GoalMetric
 
     error_rate: Annotated[ErrorRate, BeforeValidator(_never_off)] = ErrorRate()
@@ -202,4 +305,9 @@ class Metrics(Model):
     @property
     def goals(self) -> dict[str, GoalMetric]:
         """The goals by name, in the order of the file: everywhere a goal's number is its place in here."""
-        return self.__pydantic_extra__
+        return {name: one for name, one in self.__pydantic_extra__.items() if isinstance(one, GoalMetric)}
+
+    @property
+    def outside(self) -> dict[str, OutsideMetric]:
+        """The metrics that others measure, by name in the order of the file."""
+        return {name: one for name, one in self.__pydantic_extra__.items() if isinstance(one, OutsideMetric)}

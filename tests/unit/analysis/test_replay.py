@@ -24,8 +24,8 @@ from canaryproxy.analysis.record import (
     unpack,
 )
 from canaryproxy.analysis.replay import Block, Missing, Replayed, difference, replay
-from canaryproxy.analysis.sample import ArmTick, Cohort, Group, Tick
-from canaryproxy.analysis.settings import FloorRule, GoalRule, JudgeSettings, LatencyRule, Rule
+from canaryproxy.analysis.sample import ArmTick, Cohort, Group, Measurement, Tick
+from canaryproxy.analysis.settings import Bound, FloorRule, GoalRule, JudgeSettings, LatencyRule, OutsideRule, Rule
 from canaryproxy.analysis.verdict import Action, Outcome, Verdict
 
 _count = st.integers(0, 10**9)
@@ -55,7 +55,16 @@ _arm = st.builds(
     hurt=_count,
 )
 _finite = st.floats(allow_nan=False, allow_infinity=False)
-_ticks = st.builds(Tick, _finite, _arm, _arm, _finite, st.none() | _finite)
+_measured = st.builds(
+    Measurement,
+    st.text(),
+    _finite,
+    _finite,
+    st.none() | _finite,
+    st.none() | _finite,
+    st.sampled_from(["", 'kein "Wert" für v1']),
+)
+_ticks = st.builds(Tick, _finite, _arm, _arm, _finite, st.none() | _finite, st.lists(_measured, max_size=3).map(tuple))
 
 
 def _ordered(tick: Tick) -> Any:
@@ -84,9 +93,15 @@ def test_every_member_of_a_tick_is_written() -> None:
     )
     for field in dataclasses.fields(ArmTick):
         assert getattr(full, field.name) != getattr(ArmTick(), field.name), f"{field.name} is not in this test"
-    tick = Tick(1.5, full, ArmTick(3), 0.05, 0.25)
-    assert len(dataclasses.fields(Tick)) == 5
+    tick = Tick(1.5, full, ArmTick(3), 0.05, 0.25, (Measurement("cpu", 1.25, 0.5, None, 7.0, "no data"),))
+    assert len(dataclasses.fields(Tick)) == 6
     assert tick_from_json(json.loads(json.dumps(tick_to_json(tick)))) == tick
+
+
+def test_a_journal_from_before_there_was_anything_outside_reads_as_ever() -> None:
+    old = [1.0, 0.05, None, [3, 1, 0, 0, 3, 0, 0, 0], [1, 0, 0, 0, 1, 0, 0, 0]]
+    assert tick_from_json(old) == Tick(1.0, ArmTick(3, 1, began=3), ArmTick(1, began=1), 0.05)
+    assert tick_to_json(tick_from_json(old)) == old, "and what has nothing outside is still written so"
 
 
 def test_nothing_costs_next_to_nothing() -> None:
@@ -94,6 +109,7 @@ def test_nothing_costs_next_to_nothing() -> None:
 
 
 _rule = st.builds(Rule, _finite, st.sampled_from(Action), st.booleans())
+_bound = st.none() | st.builds(Bound, _finite, st.booleans())
 _settings = st.builds(
     JudgeSettings,
     _rule,
@@ -103,6 +119,7 @@ _settings = st.builds(
     st.lists(st.builds(GoalRule, st.text(), _finite, st.sampled_from(Action), st.booleans()), max_size=2).map(tuple),
     st.none() | st.builds(FloorRule, _finite, st.sampled_from(Action), st.booleans()),
     *(_finite, _finite, _finite, _count, _finite, _count),
+    st.lists(st.builds(OutsideRule, st.text(), *(_bound, _bound, st.none() | _finite), window=_finite), max_size=2).map(tuple),
 )
 
 
@@ -116,7 +133,7 @@ def test_settings_read_back_as_they_were(rules: JudgeSettings) -> None:
 
 def test_settings_of_another_version() -> None:
     plain = settings_to_json(JudgeSettings(min_requests=7))
-    del plain["warmup"]
+    del plain["warmup"], plain["outside"]
     assert settings_from_json(plain) == JudgeSettings(min_requests=7), "a field that it does not have takes its default"
     with pytest.raises(ValueError, match="Rule has no grace"):
         settings_from_json(plain | {"stalls": {"margin": 1, "grace": 2}})

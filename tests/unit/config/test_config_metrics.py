@@ -97,7 +97,8 @@ def test_a_goal_that_is_wrong_does_not_hide_what_is_wrong_elsewhere(goal: str) -
 def test_the_schema_knows_switches_and_goals() -> None:
     definitions: dict[str, Any] = json_schema()["$defs"]
     found = definitions["Metrics"]
-    assert found["additionalProperties"] == {"$ref": "#/$defs/GoalMetric"}
+    own = [{"$ref": "#/$defs/GoalMetric"}, {"$ref": "#/$defs/OutsideMetric"}]
+    assert found["additionalProperties"] == {"oneOf": own}
     assert found["properties"]["success_floor"] == {
         "anyOf": [{"$ref": "#/$defs/SuccessFloor"}, {"type": "boolean"}],
         "default": False,
