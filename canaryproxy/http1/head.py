@@ -36,6 +36,10 @@ class MessageError(NamedTuple):
     reason: str
 
 
+#: Lower-case names that only we may set.
+OWN_FIELDS: Final = frozenset({b"x-canary-variant"})
+
+
 @dataclass(frozen=True, slots=True)
 class HeadRules:
     """The limits (bytes, counts of fields) and choices of one listener; one for trusted peers and one for the others."""
@@ -51,8 +55,8 @@ class HeadRules:
     trust_forwarded: bool = False
     #: Responses get our X-Request-ID, so that of the upstream is cut.
     expose_request_id: bool = False
-    #: Lower-case names that only we may set.
-    own_fields: frozenset[bytes] = frozenset({b"x-canary-variant"})
+    #: Lower-case names that only we may set, or that are for us alone.
+    own_fields: frozenset[bytes] = OWN_FIELDS
     request_names: NameTable = field(init=False, repr=False, compare=False)
     response_names: NameTable = field(init=False, repr=False, compare=False)
 

@@ -43,6 +43,7 @@ class Entry(NamedTuple):
     route: bytes = b""
     variant: bytes = b""  #: b"stable" or b"canary"
     assignment: bytes = b""  #: why that variant: b"header", b"cookie", b"issued", b"ip", b"override", b"no_user", b"fallback" ...
+    override: bytes = b""  #: what put it there: b"header", b"cookie", b"users" or b"match"
     upstream: bytes = b""  #: b"host:port" of the last attempt
     #: Two letters like HAProxy's. Who ended it: `-` nobody before its end, C client, S upstream, P proxy, c and s their timeouts.
     #: In which phase: R request, Q queue, C connect, H response head, D data, `-` done.
@@ -64,7 +65,7 @@ class Entry(NamedTuple):
 
 #: Where an entry has its texts.
 _FIRST: Final = 1
-_END: Final = 18
+_END: Final = 19
 #: How a field is written in JSON: with a value; without one, of which nothing must be written then (`%.0a` is its first 0
 #: characters).
 _Form: TypeAlias = tuple[bytes] | tuple[bytes, bytes]

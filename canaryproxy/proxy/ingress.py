@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from canaryproxy.config.quantities import Address
 from canaryproxy.config.schema import Config
 from canaryproxy.http1.forward import Entrance
-from canaryproxy.http1.head import HeadRules
+from canaryproxy.http1.head import OWN_FIELDS, HeadRules
 from canaryproxy.proxy.recall import Recall
 
 
@@ -49,4 +49,12 @@ def _head_rules(config: Config) -> HeadRules:
         underscore=config.underscore_headers,
         strict_authority=config.strict_authority,
         expose_request_id=config.expose_request_id,
+        own_fields=OWN_FIELDS | _override_headers(config),
+    )
+
+
+def _override_headers(config: Config) -> frozenset[bytes]:
+    """Headers that choose a version, on any route: their secrets are for nobody behind this proxy."""
+    return frozenset(
+        route.overrides.header.name.lower().encode() for route in config.routes.values() if route.overrides.header is not None
     )

@@ -14,12 +14,14 @@ from canaryproxy.http1.framing import Body, RequestFraming
 from canaryproxy.proxy import outcome
 from canaryproxy.proxy.assign import fallback_pool, identify
 from canaryproxy.proxy.body import RequestBody
+from canaryproxy.routing.override import grant, is_granted
 from canaryproxy.routing.split import QUARANTINED, SWAPPED, WEIGHT_MASK, Seat, choose_variant
 from canaryproxy.shared.layout import NEXT_SALT, QUARANTINE_AT, SALT, STABLE, Count
 
 if TYPE_CHECKING:
     from canaryproxy.proxy.downstream import Downstream
     from canaryproxy.proxy.outcome import Failure
+    from canaryproxy.proxy.overrides import RouteOverrides
     from canaryproxy.proxy.pool import Pool, Server
     from canaryproxy.proxy.recall import Block, Line
     from canaryproxy.proxy.route import Route
@@ -55,6 +57,7 @@ class Placement(ABC):
         "extra",
         "fell_back",
         "key",
+        "override",
         "pool",
         "route",
         "variant",
@@ -130,6 +133,8 @@ class Placement(ABC):
         """Begin as an exchange of the variant that the board has for this user now."""
         route, words = self.route, self.worker.words
         word = words[route.row]
+        if route.overrides is not None and self._assign_as_wished(route.overrides, word):
+            return
         weight = word & WEIGHT_MASK
         seat = self._take_seat(weight)
         self.variant = variant = choose_variant(word, seat)
@@ -146,6 +151,20 @@ class Placement(ABC):
         #: Of whom it is one of the judged; 0 if it is not judged.
         self._cohort = self._counters.begin(self.started, seat, judged, not weight)
 
+    def _assign_as_wished(self, overrides: RouteOverrides, word: int) -> bool:
+        """Begin as an exchange that an override places, if one concerns it: that is no random sample, so it is never judged."""
+        route = self.route
+        wish = overrides.wish(self.downstream, self.block, self.key)
+        #: Which override has placed it, for the log.
+        self.override = wish.by if wish is not None and is_granted(wish, word) else b""
+        if wish is None:
+            return False
+        self.variant = variant = grant(wish, word)
+        self.pool = route.pools[variant ^ 1 if word & SWAPPED else variant]
+        self._seat, self._counters = None, route.counters[variant]
+        self._cohort = self._counters.begin(self.started, None, False)
+        return True
+
     def _take_seat(self, weight: int) -> Seat | None:
         """The user's seat under the rollout's salt, or while nobody is split under the next one's."""
         if self.key is None:
@@ -156,7 +175,8 @@ class Placement(ABC):
         """The variant that the user has by now, if its pool is another one than this exchange's; None if all is as it was."""
         route, words = self.route, self.worker.words
         word = words[route.row]
-        variant = choose_variant(word, self._take_seat(word & WEIGHT_MASK))
+        wish = None if route.overrides is None else route.overrides.wish(self.downstream, self.block, self.key)
+        variant = choose_variant(word, self._take_seat(word & WEIGHT_MASK)) if wish is None else grant(wish, word)
         if self.fell_back or route.pools[variant ^ 1 if word & SWAPPED else variant] is self.pool:
             return None
         return variant

@@ -25,6 +25,7 @@ from canaryproxy.http1.head import (
 from canaryproxy.http1.response import ResponseHead, find_response_head, parse_response_head
 from canaryproxy.routing.goals import GoalRule, match_goals
 from canaryproxy.routing.identity import Identity
+from canaryproxy.routing.override import Overrides, Wish
 from canaryproxy.routing.split import Seat, seat
 from canaryproxy.shared.ledger import size_row
 
@@ -82,7 +83,7 @@ class Line:
 class Block:
     """A header block, and what follows from it for any request line, user rule, and way on."""
 
-    __slots__ = ("_identity", "_user", "_seat", "_seated", "fields", "get_framing", "_lines", "tail")
+    __slots__ = ("_asks", "_identity", "_user", "_seat", "_seated", "fields", "get_framing", "_lines", "tail")
 
     def __init__(self, fields: RequestBlock, get_framing: RequestFraming | MessageError) -> None:
         self.fields = fields
@@ -92,6 +93,7 @@ class Block:
         self.get_framing = get_framing
         self._lines: dict[bytes, list[bytes | None]] = {}
         self._identity: Identity | None = None
+        self._asks: tuple[Overrides, bool, tuple[Wish | None, Wish | None]] | None = None
         self._user: bytes | None = None
         self._seated = b""
         self._seat: Seat | None = None
@@ -101,6 +103,13 @@ class Block:
         if identity is not self._identity:
             self._identity, self._user = identity, identity.user_key(self.fields)
         return self._user
+
+    def asks(self, overrides: Overrides, trusted: bool) -> tuple[Wish | None, Wish | None]:
+        """What it asks for by these rules, from a network that is trusted or not (`Overrides.read`)."""
+        known = self._asks
+        if known is None or known[0] is not overrides or known[1] is not trusted:
+            known = self._asks = (overrides, trusted, overrides.read(self.fields, trusted=trusted))
+        return known[2]
 
     def seat(self, salt: int, key: bytes) -> Seat:
         """The seat of the user with this key, who sent this block, under this salt: one hash as long as both stay."""

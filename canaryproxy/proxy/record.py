@@ -39,6 +39,7 @@ class Record(AccessLog):
                 route=exchange.route.name.encode(),
                 variant=VARIANT_NAMES[exchange.variant],
                 assignment=_assignment(exchange),
+                override=exchange.override if exchange.route.overrides is not None else b"",
                 upstream=b"" if server is None else server.authority or server.name.encode(),
                 termination=how,
                 user_agent=fields.get(b"user-agent") or b"",
@@ -83,6 +84,8 @@ def _assignment(exchange: Exchange) -> bytes:
     """Why the request went to its variant."""
     if exchange.fell_back:
         return b"fallback"
+    if exchange.route.overrides is not None and exchange.override:
+        return b"override"
     identity, key = exchange.route.identity, exchange.key
     if key is None:
         return b"no_user"

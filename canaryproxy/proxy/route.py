@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from canaryproxy.config import schema
 from canaryproxy.config.schema import Config
+from canaryproxy.proxy.overrides import RouteOverrides, route_overrides
 from canaryproxy.proxy.pool import Pool
 from canaryproxy.proxy.users import Users
 from canaryproxy.routing.goals import MOST_GOALS, GoalRule, goal_rule
@@ -29,6 +30,8 @@ class Route:
     counters: tuple[Counters, Counters]
     identity: Identity
     users: Users
+    #: None if there are none, or no canary to put anybody on.
+    overrides: RouteOverrides | None = None
     #: A conversion's rule for each goal, in the file's order; None where it is only told over the API.
     goals: tuple[GoalRule | None, ...] = ()
     fallback_to_stable: bool = True
@@ -45,19 +48,15 @@ def build_routes(
     pools = {name: Pool(name, pool, 0 if pool.send_proxy else idle) for name, pool in config.pools.items()}
     routes, entries = [], []
     for name, route in config.routes.items():
-        slot, affinity = slots[name], route.affinity
+        slot, identity = slots[name], _identity(route.affinity)
         built = Route(
             name=name,
             slot=slot,
             row=segment.layout.board_row(slot),
             pools=(pools[route.stable], pools[route.canary or route.stable]),
             counters=(Counters(segment, worker, slot, STABLE), Counters(segment, worker, slot, CANARY)),
-            identity=Identity(
-                header=affinity.header.lower().encode() if affinity.header else None,
-                cookie=affinity.cookie.encode(),
-                max_age=int(affinity.max_age),
-                cookieless=Cookieless[affinity.cookieless.upper()],
-            ),
+            identity=identity,
+            overrides=route_overrides(route.overrides, identity) if route.canary else None,
             users=Users(config.worker_count),
             goals=goal_rules(route),
             fallback_to_stable=route.fallback_to_stable,
@@ -66,6 +65,15 @@ def build_routes(
         routes.append(built)
         entries += [(host.encode(), path.encode(), built) for host in route.match.hosts or ("",) for path in route.match.paths]
     return Router(entries), routes, list(pools.values())
+
+
+def _identity(affinity: schema.Affinity) -> Identity:
+    return Identity(
+        header=affinity.header.lower().encode() if affinity.header else None,
+        cookie=affinity.cookie.encode(),
+        max_age=int(affinity.max_age),
+        cookieless=Cookieless[affinity.cookieless.upper()],
+    )
 
 
 def goal_rules(route: schema.Route) -> tuple[GoalRule | None, ...]:

@@ -55,6 +55,8 @@ class Sweep:
         self._end_tunnels_of_a_rollback(now)
         for route in worker.routes:
             route.users.look(now)
+            if route.overrides is not None:
+                route.overrides.look(now)
         for pool in worker.pools:
             self._look_at_pool(pool, now)
 

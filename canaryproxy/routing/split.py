@@ -14,11 +14,12 @@ import mmh3
 
 #: Shares are counted in basis points.
 BUCKETS = 10_000
-#: Bits of a split word (`shared.board`): the weight, the flag that the two pools have swapped roles, and the flag that some group
-#: of users is in quarantine.
+#: Bits of a split word (`shared.board`): the weight, the flag that the two pools have swapped roles, the flag that some group
+#: of users is in quarantine, and the flag that the canary may have users: beta groups get it then, whatever the weight is.
 WEIGHT_MASK = 0x3FFF
 SWAPPED = 1 << 28
 QUARANTINED = 1 << 29
+OVERRIDES = 1 << 30
 
 _RANK_BITS: Final = 28
 

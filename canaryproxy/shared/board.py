@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from canaryproxy.routing.split import QUARANTINED, SWAPPED, WEIGHT_MASK
+from canaryproxy.routing.split import OVERRIDES, QUARANTINED, SWAPPED, WEIGHT_MASK
 from canaryproxy.shared.layout import (
     ACK_WORDS,
     EDGE_WORDS,
@@ -32,12 +32,16 @@ _EPOCH_SHIFT = 32
 
 
 class Split(NamedTuple):
-    """One slot's split. `swapped`: the pools have changed roles since the workers were forked (after a promotion)."""
+    """One slot's split. `swapped`: the pools have changed roles since the workers were forked (after a promotion).
+
+    `overrides`: beta groups get the canary, whatever the weight is.
+    """
 
     epoch: int
     weight_bp: int
     swapped: bool
     salt: int
+    overrides: bool
 
 
 class Applied(NamedTuple):
@@ -58,9 +62,10 @@ class Board:
         """What workers obey at this moment."""
         row = self._layout.board_row(slot)
         word = self._words[row]
-        return Split(word >> _EPOCH_SHIFT, word & WEIGHT_MASK, bool(word & SWAPPED), self._words[row + SALT])
+        salt = self._words[row + SALT]
+        return Split(word >> _EPOCH_SHIFT, word & WEIGHT_MASK, bool(word & SWAPPED), salt, bool(word & OVERRIDES))
 
-    def publish(self, slot: int, weight_bp: int, *, swapped: bool, salt: int) -> int:
+    def publish(self, slot: int, weight_bp: int, *, swapped: bool, salt: int, overrides: bool = False) -> int:
         """Make a split true for every request from now on; the new epoch, or the present one if nothing changed.
 
         With another salt the weight passes through 0 first, so that no request combines the old weight with the new salt; and
@@ -68,7 +73,7 @@ class Board:
         """
         row, words = self._layout.board_row(slot), self._words
         present = self.read(slot)
-        if present[1:] == (weight_bp, swapped, salt) and present.epoch:
+        if present[1:] == (weight_bp, swapped, salt, overrides) and present.epoch:
             return present.epoch
         epoch = (present.epoch + 1) & 0xFFFFFFFF
         kept = words[row] & QUARANTINED
@@ -77,8 +82,17 @@ class Board:
             words[row + SALT] = salt
             kept = 0
             self._write_quarantine(row, 0)
-        words[row] = epoch << _EPOCH_SHIFT | kept | (SWAPPED if swapped else 0) | weight_bp
+        flags = kept | (SWAPPED if swapped else 0) | (OVERRIDES if overrides else 0)
+        words[row] = epoch << _EPOCH_SHIFT | flags | weight_bp
         return epoch
+
+    def take_down(self, slot: int) -> bool:
+        """Take the canary off a slot, beta groups too; whether it had anybody. Of the supervisor, while no controller lives."""
+        split = self.read(slot)
+        had = bool(split.weight_bp or split.overrides)
+        if had:
+            self.publish(slot, 0, swapped=split.swapped, salt=split.salt)
+        return had
 
     def publish_next_salt(self, slot: int, salt: int) -> None:
         """Say which salt the next rollout will have: while the weight is 0, what users send is counted under it."""

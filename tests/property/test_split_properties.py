@@ -50,13 +50,13 @@ def test_another_salt_is_another_draw(one: int, other: int) -> None:
     assert both < 60 or one == other, "about 1 % of them, not 10 %"
 
 
-@given(st.lists(st.tuples(weights, st.booleans(), salts), min_size=1, max_size=10))
+@given(st.lists(st.tuples(weights, st.booleans(), salts, st.booleans()), min_size=1, max_size=10))
 @settings(max_examples=100, deadline=None)
-def test_the_board_says_what_was_published(splits: list[tuple[int, bool, int]]) -> None:
+def test_the_board_says_what_was_published(splits: list[tuple[int, bool, int, bool]]) -> None:
     board = Board(layout.create(2, 1))
-    for weight, swapped, salt in splits:
+    for weight, swapped, salt, overrides in splits:
         before = board.read(1)
-        epoch = board.publish(1, weight, swapped=swapped, salt=salt)
-        assert board.read(1) == (epoch, weight, swapped, salt)
-        assert epoch == before.epoch + (before.epoch == 0 or before[1:] != (weight, swapped, salt))
-        assert board.read(0) == (0, 0, False, 0)
+        epoch = board.publish(1, weight, swapped=swapped, salt=salt, overrides=overrides)
+        assert board.read(1) == (epoch, weight, swapped, salt, overrides)
+        assert epoch == before.epoch + (before.epoch == 0 or before[1:] != (weight, swapped, salt, overrides))
+        assert board.read(0) == (0, 0, False, 0, False)

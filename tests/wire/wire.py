@@ -245,9 +245,21 @@ class WireWorker(Worker):
 class Wire:
     """One worker with one route: pools `v1` (stable, 10.0.1.x) and `v2` (canary, 10.0.2.x)."""
 
-    def __init__(self, *, servers: int = 1, affinity: dict[str, Any] | None = None, **sections: Any) -> None:
+    def __init__(
+        self,
+        *,
+        servers: int = 1,
+        affinity: dict[str, Any] | None = None,
+        overrides: dict[str, Any] | None = None,
+        **sections: Any,
+    ) -> None:
         pools = {f"v{pool}": {"servers": [f"http://10.0.{pool}.{n + 1}" for n in range(servers)]} for pool in (1, 2)}
-        route = {"stable": "v1", "canary": "v2", "affinity": {"cookie": "uid", **(affinity or {})}}
+        route = {
+            "stable": "v1",
+            "canary": "v2",
+            "affinity": {"cookie": "uid", **(affinity or {})},
+            "overrides": overrides or {},
+        }
         config = Config.model_validate({"pools": pools, "routes": {"shop": route}, **sections})
         self.segment = layout.create(slots=len(config.routes), workers=2)
         self.board = Board(self.segment)
@@ -339,9 +351,9 @@ class Wire:
         self.worker.sweep(self.now)
         self.settle()
 
-    def publish(self, weight_bp: int, *, swapped: bool = False, salt: int = 7) -> int:
+    def publish(self, weight_bp: int, *, swapped: bool = False, salt: int = 7, overrides: bool = True) -> int:
         """Set the canary's share; the epoch."""
-        return self.board.publish(0, weight_bp, swapped=swapped, salt=salt)
+        return self.board.publish(0, weight_bp, swapped=swapped, salt=salt, overrides=overrides)
 
     def counts(self, variant: int = STABLE) -> Block:
         """The ledger of one variant."""

@@ -24,6 +24,7 @@ ENTRY = Entry(
     route=b"shop",
     variant=b"canary",
     assignment=b"cookie",
+    override=b"users",
     upstream=b"10.0.0.1:8000",
     termination=b"--",
     user_agent=BROWSER,

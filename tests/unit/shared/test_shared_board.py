@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from canaryproxy.routing.split import QUARANTINED
+from canaryproxy.routing.split import OVERRIDES, QUARANTINED
 from canaryproxy.shared import layout
 from canaryproxy.shared.board import AckRow, Board
 from canaryproxy.shared.layout import EDGES, RING, Ack, Header, Segment, WorkerState
@@ -20,7 +20,20 @@ def test_an_epoch_is_new_only_if_something_changed() -> None:
     assert board.publish(0, 500, swapped=False, salt=0) == 2
     assert board.publish(0, 500, swapped=True, salt=0) == 3
     assert board.publish(0, 500, swapped=True, salt=9) == 4
-    assert board.read(0) == (4, 500, True, 9)
+    assert board.read(0) == (4, 500, True, 9, False)
+
+
+def test_the_flag_for_beta_groups_is_part_of_the_split() -> None:
+    segment = layout.create(2, 1)
+    board, row = Board(segment), segment.layout.board_row(1)
+    epoch = board.publish(1, 0, swapped=True, salt=5, overrides=True)
+    assert board.read(1) == (epoch, 0, True, 5, True)
+    assert segment.words[row] & OVERRIDES
+    assert board.publish(1, 0, swapped=True, salt=5, overrides=True) == epoch
+    board.quarantine(1, (3,))
+    assert board.publish(1, 0, swapped=True, salt=5) == epoch + 1, "who has the canary has changed: to be acknowledged"
+    assert board.read(1) == (epoch + 1, 0, True, 5, False)
+    assert board.quarantined(1) == (3,)
 
 
 class Watched:
@@ -66,7 +79,7 @@ def test_a_quarantine_holds_until_another_rollout_and_is_no_new_epoch() -> None:
     epoch = board.publish(1, 100, swapped=True, salt=5)
     board.quarantine(1, (0, 63, 64, 255))
     assert board.quarantined(1) == (0, 63, 64, 255)
-    assert board.read(1) == (epoch, 100, True, 5)
+    assert board.read(1) == (epoch, 100, True, 5, False)
     assert segment.words[row] & QUARANTINED
     board.publish(1, 200, swapped=True, salt=5)
     assert board.quarantined(1) == (0, 63, 64, 255), "the next step leaves it"
@@ -87,7 +100,7 @@ def test_the_next_salt_is_told_in_advance() -> None:
     epoch = board.publish(1, 0, swapped=False, salt=5)
     board.publish_next_salt(1, 9)
     assert (board.next_salt(0), board.next_salt(1)) == (0, 9)
-    assert board.read(1) == (epoch, 0, False, 5)
+    assert board.read(1) == (epoch, 0, False, 5, False)
 
 
 def test_who_serves_must_acknowledge() -> None:
