@@ -13,8 +13,9 @@ from concurrent.futures import Executor
 from typing import Any
 
 from canaryproxy.control.journal import Batch, Journal
+from canaryproxy.control.outbox import Outbox
 from canaryproxy.rollout.model import Rollout
-from canaryproxy.store.base import Decision, Store
+from canaryproxy.store.base import Decision, Mail, Store
 
 #: Decisions kept while the store fails; beyond it the oldest are forgotten.
 _KEPT = 1000
@@ -25,7 +26,7 @@ _log = logging.getLogger("canaryproxy.control")
 
 
 class Saver:
-    """Writes what `snapshot` returns, with the journal that led to it; tells `written` which rollout is on disk now."""
+    """Writes what `snapshot` returns, the journal that led to it and the outbox; tells `written` which rollout is on disk now."""
 
     def __init__(
         self,
@@ -36,16 +37,19 @@ class Saver:
         written: Callable[[Rollout], None],
         *,
         journal: Journal,
+        outbox: Outbox,
     ) -> None:
         self._route, self._store, self._thread = route, store, thread
         self._snapshot, self._written = snapshot, written
-        self._journal = journal
+        self._journal, self._outbox = journal, outbox
         self._decisions: list[Decision] = []
         self._wanted = self._done = 0
         self._task: asyncio.Task[None] | None = None
         self._begun = 0.0
         self._failing = False
         self.errors = 0
+        #: Hears of each decision as it is made.
+        self.listener: Callable[[str, Decision], None] | None = None
 
     @property
     def saved(self) -> bool:
@@ -60,6 +64,8 @@ class Saver:
     def note(self, decision: Decision) -> None:
         """Have a decision written with the next state."""
         self._decisions = [*self._decisions[1 - _KEPT :], decision]
+        if self.listener is not None:
+            self.listener(self._route, decision)
 
     def request(self) -> int:
         """Have the present state written; the ticket to wait for. Returns at once."""
@@ -90,22 +96,26 @@ class Saver:
         loop = asyncio.get_running_loop()
         while not self.saved:
             ticket, decisions = self._wanted, self._decisions
-            (rollout, evidence), batch = self._snapshot(), self._journal.take()
+            (rollout, evidence), batch, mail = self._snapshot(), self._journal.take(), self._outbox.take()
             try:
-                await loop.run_in_executor(self._thread, self._save, rollout.to_dict(), evidence, tuple(decisions), batch)
+                state = (rollout.to_dict(), evidence, tuple(decisions))
+                await loop.run_in_executor(self._thread, self._save, *state, batch, mail)
             except Exception as error:  # whatever a store raises: the rollout goes on, and the next tick tries again
                 self._failed(str(error))
                 return
             self._journal.confirm(batch)
+            self._outbox.confirm(mail)
             written = set(map(id, decisions))
             self._decisions = [decision for decision in self._decisions if id(decision) not in written]
             self._done = ticket
             self._recovered()
             self._written(rollout)
 
-    def _save(self, rollout: dict[str, Any], evidence: dict[str, Any], decisions: tuple[Decision, ...], batch: Batch) -> None:
+    def _save(
+        self, rollout: dict[str, Any], evidence: dict[str, Any], decisions: tuple[Decision, ...], batch: Batch, mail: Mail
+    ) -> None:
         """In the store's thread: packing is work that no tick has to wait for."""
-        self._store.save(self._route, rollout, evidence, decisions, batch.blocks())
+        self._store.save(self._route, rollout, evidence, decisions, batch.blocks(), mail=mail)
 
     def _failed(self, why: str) -> None:
         self.errors += 1
