@@ -1,8 +1,8 @@
-"""The pools that are registered at run time: stored first, then handed over to a new generation of workers, or put back.
+"""Pools and roles that are registered at run time: stored first, then handed over to a new generation of workers, or put back.
 
-Owned by `admin.serve`, called by `admin.pools`. A hand-over ends with the supervisor replacing this controller, so what is
-stored and not in force may be left by a predecessor that was killed or dismissed: the next controller goes on with it (`begin`).
-Who decides between the file and what was registered is the rule of `config.overlay`.
+Owned by `admin.serve`, called by `admin.pools` and `control.deploys`. A hand-over ends with the supervisor replacing this
+controller, so what is stored and not in force may be left by a predecessor that was killed or dismissed: the next controller
+goes on with it (`begin`). Who decides between the file and what was registered is the rule of `config.overlay`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from canaryproxy.config.overlay import Definition, Registered, definition_of, with_pools
+from canaryproxy.config.overlay import Definition, Pair, Registered, Role, definition_of, pair_of, with_pools
 from canaryproxy.config.schema import Config
 from canaryproxy.config.upstreams import Pool
 from canaryproxy.control.controller import Controller
 from canaryproxy.control.handover import Handover, Outcome
+from canaryproxy.control.route import RouteControl
 from canaryproxy.errors import CanaryproxyError, IllegalTransitionError, NotFoundError, StoreError
 from canaryproxy.store.base import Decision, PoolStore
 
@@ -47,8 +48,22 @@ class Change(NamedTuple):
     outcome: Outcome | None
 
 
+class Wish(NamedTuple):
+    """What is to be in force: everything that is registered then, the configuration, and what the log says, or says if undone.
+
+    `deploying`: the route whose role is new.
+    """
+
+    registered: Mapping[str, Registered]
+    roles: Mapping[str, Role]
+    config: Config
+    decisions: Mapping[str, Decision]
+    undone: Mapping[str, Decision]
+    deploying: RouteControl | None = None
+
+
 class Pools:
-    """What is `registered` and in force; the file's own pools are in the controller's configuration.
+    """What is `registered` and in force, and the `roles`; the file's own are in the controller's configuration.
 
     `limit` is the seconds that an answer waits for the new workers.
     """
@@ -59,12 +74,15 @@ class Pools:
         store: PoolStore,
         handover: Handover,
         registered: Mapping[str, Registered],
+        roles: Mapping[str, Role] | None = None,
         *,
         limit: float = 4.0,
     ) -> None:
         self.controller = controller
-        self.registered = dict(registered)
-        self._store, self._handover, self._limit = store, handover, limit
+        self.registered, self.roles = dict(registered), dict(roles or {})
+        #: The configuration that is being handed over.
+        self.coming: Config | None = None
+        self._store, self._handover, self.limit = store, handover, limit
         self._leaving = asyncio.Event()
         self._task: asyncio.Task[Outcome | None] | None = None
         self._busy = False
@@ -83,16 +101,33 @@ class Pools:
 
     # Changes.
 
-    async def begin(self, stored: Mapping[str, Registered]) -> None:
-        """Finish what a predecessor left: forget what the file decides now, and hand over what is stored and not in force."""
+    async def begin(self, stored: Mapping[str, Registered], roles: Mapping[str, Role] | None = None) -> None:
+        """Finish what a predecessor left: forget what the file decides now, hand over what is stored and not in force, start."""
+        routes = self.controller.config.routes
         held = {name: pool for name, pool in stored.items() if pool.file == self._in_file(name)}
-        if held != stored:
+        cast = {name: role for name, role in (roles or {}).items() if role.file == self.pair_in_file(name)}
+        if (held, cast) != (stored, roles or {}):
             with suppress(StoreError):  # it is not in force, and the next start forgets it
-                await self._save(held, {})
-        if held != self.registered:
-            _log.warning("pools: the store has a change that is not in force yet: handing over")
-            self._busy = True
-            self._task = asyncio.create_task(self._hand_over({}), name="hand-over")
+                await self._save(held, {}, cast)
+        pairs = {name: cast[name].pair if name in cast else self.pair_in_file(name) for name in routes}
+        if held == self.registered and all(pairs[name] == pair_of(route) for name, route in routes.items()):
+            self.adopt(cast)
+            return
+        _log.warning("pools: the store has a change that is not in force yet: handing over")
+        self._busy = True
+        for name, role in cast.items():
+            if role.pair == pair_of(routes[name]):
+                self.roles[name] = self.controller.routes[name].deployment.role = role
+            else:
+                self.controller.routes[name].deployment.hand_over(role, self._handover.withdraw)
+        self._task = asyncio.create_task(self._hand_over({}), name="hand-over")
+
+    def adopt(self, roles: Mapping[str, Role]) -> None:
+        """These roles, which are stored, are in force: have what is pending started."""
+        self.roles = dict(roles)
+        for name, role in self.roles.items():
+            self.controller.routes[name].deployment.role = role
+        self.controller.look_for_starts()
 
     async def register(self, name: str, definition: Definition, by: str) -> Change:
         """Store the pool and have it served. Decides at once: until it is stored, nothing else can begin.
@@ -101,25 +136,54 @@ class Pools:
         """
         config = with_pools(self.controller.config, {name: definition})
         self._keep_version(name, config.pools[name])
-        if self._busy or self._leaving.is_set():
-            raise BusyError("pools", "a hand-over to new workers is going on", "ask again in a second")
-        made = Registered(definition, self._in_file(name), self.controller.clock.wall(), by)
-        before = self.registered
+        deployed = name in self.registered and self.registered[name].deployed
+        made = Registered(definition, self._in_file(name), self.controller.clock.wall(), by, deployed)
+        wish = Wish(
+            registered={**self.registered, name: made},
+            roles=self.roles,
+            config=config,
+            decisions=self._decisions(name, f"pool {name}: changed by {by}", definition),
+            undone=self._decisions(name, f"pool {name}: its change could not be served and was undone", self.definition(name)),
+        )
+        return Change(config, made, await self.change(wish, f"pool {name}"))
+
+    async def change(self, wish: Wish, what: str) -> Outcome | None:
+        """Store it and hand it over; None while it is not known what comes of it. Raises as `register`."""
+        self.refuse_if_busy()
         self._busy = True
         try:
-            await self._save({**before, name: made}, self._decisions(name, f"pool {name}: changed by {by}", definition))
+            if wish.deploying is not None:
+                role = wish.roles[wish.deploying.name]
+                wish.deploying.deployment.hand_over(role, self._handover.withdraw)
+                await self._have_saved(wish.deploying)
+            await self._save(wish.registered, wish.decisions, wish.roles)
         except BaseException:
-            self._busy = False
+            self._end()
             raise
-        undone = self._decisions(name, f"pool {name}: its change could not be served and was undone", self.definition(name))
-        self._task = asyncio.create_task(self._hand_over(undone), name="hand-over")
-        await asyncio.wait((self._task,), timeout=self._limit)
+        self.coming = wish.config
+        self._task = asyncio.create_task(self._hand_over(wish.undone), name="hand-over")
+        await asyncio.wait((self._task,), timeout=self.limit)
         outcome = self._task.result() if self._task.done() else None
         if outcome is not None:
             if outcome.refusal:
-                raise HandoverError(f"pool {name}", f"is as before: {outcome.refusal}", "the log says more; then try again")
-            self.registered, self.controller.config = {**before, name: made}, config
-        return Change(config, made, outcome)
+                raise HandoverError(what, f"is as before: {outcome.refusal}", "the log says more; then try again")
+            self.registered, self.roles, self.controller.config = dict(wish.registered), dict(wish.roles), wish.config
+        return outcome
+
+    def refuse_if_busy(self) -> None:
+        """Raise BusyError while something is being handed over."""
+        if self._busy or self._leaving.is_set():
+            raise BusyError("pools", "a hand-over to new workers is going on", "ask again in a second")
+
+    async def save_roles(self, roles: Mapping[str, Role], decisions: Mapping[str, Decision]) -> None:
+        """Store these roles, which change no route's pools. Raises BusyError or StoreError; nothing was changed then."""
+        self.refuse_if_busy()
+        self._busy = True
+        try:
+            await self._save(self.registered, decisions, roles)
+        finally:
+            self._busy = False
+        self.adopt(roles)
 
     def leave(self) -> None:
         """Let nobody wait any longer: this controller is being replaced."""
@@ -138,6 +202,11 @@ class Pools:
         known = self.registered.get(name)
         return known.file if known else definition_of(self.controller.config.pools.get(name))
 
+    def pair_in_file(self, route: str) -> Pair | None:
+        """The same of a route's stable and canary."""
+        known = self.roles.get(route)
+        return known.file if known else pair_of(self.controller.config.routes.get(route))
+
     def _keep_version(self, name: str, pool: Pool) -> None:
         """A version that nobody has judged must not inherit the share that another one has earned."""
         present = self.controller.config.pools.get(name)
@@ -154,9 +223,22 @@ class Pools:
         made = Decision(self.controller.clock.wall(), "pool", sentence, {"pool": name, "definition": definition})
         return {route: made for route, control in routes if name in (control.config.stable, control.config.canary)}
 
-    async def _save(self, pools: Mapping[str, Registered], decisions: Mapping[str, Decision]) -> None:
+    async def _have_saved(self, route: RouteControl) -> None:
+        """What a deploy ends is on disk before it, as it was last. Raises StoreError."""
+        if not await route.saver.wait(route.saver.request(), self.limit):
+            raise StoreError(
+                f"route {route.name}", "its rollout cannot be saved now, and a deploy neither", "see the log; try again"
+            )
+
+    async def _save(self, pools: Mapping[str, Registered], decisions: Mapping[str, Decision], roles: Mapping[str, Role]) -> None:
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self.controller.thread, self._store.save_pools, dict(pools), decisions)
+        await loop.run_in_executor(self.controller.thread, self._store.save_pools, dict(pools), decisions, dict(roles))
+
+    def _end(self) -> None:
+        """The change is over, and everything as before."""
+        self._busy, self.coming = False, None
+        for route in self.controller.routes.values():
+            route.deployment.put_back()
 
     async def _hand_over(self, undone: Mapping[str, Decision]) -> Outcome | None:
         """Ask, wait for the answer however long it takes, and put back what is in force if it is no."""
@@ -164,11 +246,12 @@ class Pools:
         if outcome is None or not outcome.refusal:
             return outcome  # still busy: this controller is being replaced
         try:
-            await self._save(self.registered, undone)
+            await self._save(self.registered, undone, self.roles)
         except StoreError as error:
             outcome = outcome._replace(refusal=f"{outcome.refusal}; but a restart will try it, for it is still stored ({error})")
         _log.error("pools: nothing was handed over: %s", outcome.refusal)
-        self._busy = False
+        self._end()
+        self.adopt(self.roles)
         return outcome
 
     async def _answer(self, question: int) -> Outcome | None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from canaryproxy.config.load import parse
-from canaryproxy.config.overlay import Registered, definition_of, lay, with_pools
-from canaryproxy.config.schema import Config
+from canaryproxy.config.overlay import Registered, Role, definition_of, lay, with_pools
+from canaryproxy.config.schema import Config, Route
 from canaryproxy.errors import ConfigError
 
 A, B, C = ("http://10.0.0.1:80", "http://10.0.0.2:80", "http://10.0.0.3:80")
@@ -89,3 +89,34 @@ def test_the_rest_of_the_configuration_stays_as_it_is() -> None:
     after = with_pools(before, {"v2": {"servers": [B]}})
     assert after.model_copy(update={"pools": before.pools}) == before
     assert with_pools(before, {}) is before
+
+
+def role(stable: str, canary: str, over: tuple[str, str | None] = ("v1", None)) -> Role:
+    return Role(stable, canary, over, "1f", 1.0, "anna")
+
+
+def test_roles_hold_while_the_file_says_of_the_route_what_it_said() -> None:
+    before = file({"v1": {"servers": [A]}})
+    rows, roles = {"v2": registered(B, None), "v3": registered(C, None)}, {"shop": role("v2", "v3")}
+    laid = lay(before, rows, roles)
+    assert (laid.config.routes["shop"].stable, laid.config.routes["shop"].canary, laid.roles) == ("v2", "v3", roles)
+    assert laid.file.routes["shop"].canary is None
+    assert laid.sentences == ("route shop: stable v2 and canary v3 as deployed, although the file says stable v1 and no canary",)
+    plan = before.model_copy(update={"routes": {"shop": Route.model_validate({"stable": "v1", "rollout": {"bake": "1h"}})}})
+    assert lay(plan, rows, roles).roles == roles, "only the roles are compared"
+
+
+def test_a_file_that_gives_the_route_other_pools_decides() -> None:
+    now = Config.model_validate({"pools": {"v5": {"servers": [A]}}, "routes": {"shop": {"stable": "v5"}}})
+    laid = lay(now, {"v2": registered(B, None)}, {"shop": role("v1", "v2"), "gone": role("v1", "v2")})
+    assert (laid.config.routes, laid.roles) == (now.routes, {})
+    assert laid.sentences == (
+        "route shop: the file now says stable v5 and no canary, it said stable v1 and no canary at the last deploy: "
+        "the file decides",
+        "route gone: is in the file no more",
+    )
+
+
+def test_a_pool_that_a_deploy_needs_and_nobody_defines_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"routes.shop.stable: as registered, no pool is named 'v2'"):
+        lay(file({"v1": {"servers": [A]}}), {"v3": registered(C, None)}, {"shop": role("v2", "v3")})

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from canaryproxy.clock import ManualClock
-from canaryproxy.config.overlay import Registered, with_pools
+from canaryproxy.config.overlay import Registered, Role, with_pools
 from canaryproxy.config.schema import Config
 from canaryproxy.control.controller import Controller
 from canaryproxy.control.handover import Handover, Outcome
@@ -45,10 +45,12 @@ class Store(SqliteStore):
 
     failing = False
 
-    def save_pools(self, pools: Mapping[str, Registered], decisions: Mapping[str, Decision]) -> None:
+    def save_pools(
+        self, pools: Mapping[str, Registered], decisions: Mapping[str, Decision], roles: Mapping[str, Role] | None = None
+    ) -> None:
         if self.failing:
             raise StoreError("state", "was not written, the disk is full", "make room")
-        super().save_pools(pools, decisions)
+        super().save_pools(pools, decisions, roles)
 
 
 class Setup:

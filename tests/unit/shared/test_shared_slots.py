@@ -45,7 +45,7 @@ def test_a_slot_that_is_given_out_again_is_clean() -> None:
         for variant in (STABLE, CANARY):
             Counters(segment, worker, 0, variant).begin(1.0, seat(0, b"anna"), at_rest=True)
     assert slots.assign(routes("b"), set()) == {"b": 0}
-    assert Board(segment).read(0) == (0, 0, False, 0)
+    assert Board(segment).read(0) == (0, 0, False, 0, False)
     assert not any(any(read_block(segment, 0, variant).words) for variant in (STABLE, CANARY))
     for worker in (0, 1):
         users = segment.layout.users(worker, 0)
