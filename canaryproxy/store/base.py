@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from canaryproxy.config.overlay import Registered
+from canaryproxy.config.overlay import Registered, Role
 
 #: Rollouts of a route whose journals are kept: about 1.4 MB for each hour of 1000 requests/s.
 JOURNALS = 10
@@ -44,12 +44,34 @@ class JournalEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class Message:
+    """A notification that is to be delivered to the hook of that name: `facts` of what was decided at wall time `at`."""
+
+    id: str
+    hook: str
+    at: float
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """What changes in a route's outbox: messages put into it, and (id, hook) of those taken out."""
+
+    put: tuple[Message, ...] = ()
+    taken: tuple[tuple[str, str], ...] = ()
+
+
+NO_MAIL = Mail()
+
+
+@dataclass(frozen=True, slots=True)
 class Saved:
-    """What was saved last of one route."""
+    """What was saved last of one route; the outbox in the order in which it was filled."""
 
     rollout: dict[str, Any]
     evidence: dict[str, Any] | None = None
     journal: JournalEnd | None = None
+    outbox: tuple[Message, ...] = ()
 
 
 class Store(Protocol):
@@ -65,10 +87,13 @@ class Store(Protocol):
         evidence: Mapping[str, Any] | None,
         decisions: Sequence[Decision] = (),
         journal: Sequence[JournalBlock] = (),
+        *,
+        mail: Mail = NO_MAIL,
     ) -> None:
         """All of it is on disk when this returns, none of it when it raises. None leaves what was saved before.
 
-        Of the route's journals those of the newest `JOURNALS` rollouts are kept.
+        Of the route's journals those of the newest `JOURNALS` rollouts are kept. A message that is in the outbox already, or is
+        not there to be taken out, changes nothing.
         """
 
     def decisions(self, route: str, limit: int = 100, before_id: int | None = None) -> list[dict[str, Any]]:
@@ -85,10 +110,18 @@ class Store(Protocol):
 
 
 class PoolStore(Protocol):
-    """Durable memory of the registered pools. One thread at a time."""
+    """Durable memory of the registered pools and roles. One thread at a time."""
 
     def pools(self) -> dict[str, Registered]:
         """Every registered pool."""
 
-    def save_pools(self, pools: Mapping[str, Registered], decisions: Mapping[str, Decision]) -> None:
-        """Exactly these pools, and a decision for each of these routes, are on disk when this returns; nothing when it raises."""
+    def roles(self) -> dict[str, Role]:
+        """The role that a deploy registered last for each route."""
+
+    def save_pools(
+        self, pools: Mapping[str, Registered], decisions: Mapping[str, Decision], roles: Mapping[str, Role] | None = None
+    ) -> None:
+        """Exactly these pools and roles, and a decision for each of these routes, are on disk when this returns.
+
+        None leaves the roles as they were. Nothing is changed when it raises.
+        """

@@ -11,12 +11,14 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
-from canaryproxy.config.overlay import Registered
+from canaryproxy.config.overlay import Registered, Role
 from canaryproxy.errors import StoreError
-from canaryproxy.store.base import JOURNALS, Decision, JournalBlock, JournalEnd, Saved
+from canaryproxy.store.base import JOURNALS, NO_MAIL, Decision, JournalBlock, JournalEnd, Mail, Message, Saved
 
 #: What each version of the schema adds to the one before it; a file of an older version is brought up when it is opened.
 _SCHEMA = (
@@ -42,15 +44,32 @@ CREATE TABLE journal (
 );
 CREATE INDEX journal_of_rollout ON journal (route, rollout, id);
 """,
+    """
+CREATE TABLE outbox (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    route TEXT NOT NULL, id TEXT NOT NULL, hook TEXT NOT NULL, at REAL NOT NULL, facts TEXT NOT NULL, UNIQUE (route, id, hook)
+);
+""",
+    """
+CREATE TABLE role (route TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+ALTER TABLE pool ADD COLUMN deployed INTEGER NOT NULL DEFAULT 0;
+""",
 )
 SCHEMA_VERSION = len(_SCHEMA)
 
 #: Seconds to wait for another process that holds the file (a backup, a second controller by mistake).
 _BUSY = 2.0
 
+#: Characters of what SQLite says that are passed on.
+_BRIEF = 160
+
 _AWAY = (
     "restore a backup, or move it and its -wal and -shm away: every route then begins idle with the roles of the configuration"
 )
+
+_BACK = "put it back with its -wal and -shm, or restart to begin anew with what is there"
+#: What a file of SQLite begins with (https://www.sqlite.org/fileformat.html).
+_MAGIC = b"SQLite format 3\0"
 
 #: SQLite's primary error name -> what is wrong, what to do.
 _EXPLAINED = {
@@ -71,6 +90,10 @@ _EXPLAINED = {
 }
 
 
+class _UnreadableError(Exception):
+    """Text in the file that is not ours."""
+
+
 class SqliteStore:
     """A `Store` and a `PoolStore` in the file at `path`, made on first use.
 
@@ -85,6 +108,8 @@ class SqliteStore:
             raise StoreError(
                 self._where, f"there is no directory {str(place.parent)!r} for it", "create it, or change state.path"
             )
+        if place.is_dir():
+            raise StoreError(self._where, "is a directory", "name a file in it as state.path")
         with self._explained():
             name = f"{place.as_uri()}?mode={'ro' if read_only else 'rwc'}"
             self._db = sqlite3.connect(name, timeout=_BUSY, isolation_level=None, check_same_thread=False, uri=True)
@@ -94,13 +119,19 @@ class SqliteStore:
         except StoreError:
             self._db.close()
             raise
+        self._place, self._file = place, os.open(place, os.O_RDONLY | os.O_CLOEXEC)
 
     def load(self) -> dict[str, Saved]:
         """The last state of every route that has a rollout."""
         query = "SELECT rollout.route, rollout.record, evidence.record FROM rollout LEFT JOIN evidence USING (route)"
         with self._explained():
             return {
-                route: Saved(json.loads(rollout), None if evidence is None else json.loads(evidence), self._end(route))
+                route: Saved(
+                    _record(rollout),
+                    None if evidence is None else _record(evidence),
+                    self._end(route),
+                    outbox=self._outbox(route),
+                )
                 for route, rollout, evidence in self._db.execute(query).fetchall()
             }
 
@@ -116,17 +147,22 @@ class SqliteStore:
         evidence: Mapping[str, Any] | None,
         decisions: Sequence[Decision] = (),
         journal: Sequence[JournalBlock] = (),
+        *,
+        mail: Mail = NO_MAIL,
     ) -> None:
         """All of it is on disk when this returns, none of it when it raises StoreError. None leaves what was saved before.
 
-        Of the route's journals those of the newest `JOURNALS` rollouts are kept.
+        Of the route's journals those of the newest `JOURNALS` rollouts are kept. A message that is in the outbox already, or is
+        not there to be taken out, changes nothing.
         """
+        self._look()
         with self._explained(), self._transaction():
             for table, record in (("rollout", rollout), ("evidence", evidence)):
                 if record is not None:
-                    self._db.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", (route, _text(record)))
+                    self._db.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", (route, _sealed(record)))
             self._note((route, decision) for decision in decisions)
             self._keep(route, journal)
+            self._post(route, mail)
 
     def _keep(self, route: str, journal: Sequence[JournalBlock]) -> None:
         rows = [(route, block.rollout, block.first, block.ticks, block.data) for block in journal]
@@ -135,21 +171,55 @@ class SqliteStore:
             gone = [(route, rollout) for rollout in self._rollouts(route)[JOURNALS:]]
             self._db.executemany("DELETE FROM journal WHERE route = ? AND rollout = ?", gone)
 
+    def _outbox(self, route: str) -> tuple[Message, ...]:
+        query = "SELECT id, hook, at, facts FROM outbox WHERE route = ? ORDER BY number"
+        rows = self._db.execute(query, (route,)).fetchall()
+        return tuple(Message(name, hook, at, _facts(facts)) for name, hook, at, facts in rows)
+
+    def _post(self, route: str, mail: Mail) -> None:
+        rows = [(route, message.id, message.hook, message.at, _text(message.facts)) for message in mail.put]
+        self._db.executemany(
+            "INSERT INTO outbox (route, id, hook, at, facts) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", rows
+        )
+        taken = [(route, *message) for message in mail.taken]
+        self._db.executemany("DELETE FROM outbox WHERE route = ? AND id = ? AND hook = ?", taken)
+
     def pools(self) -> dict[str, Registered]:
         """Every registered pool."""
-        query = "SELECT name, definition, file, at, by FROM pool ORDER BY name"
+        query = "SELECT name, definition, file, at, by, deployed FROM pool ORDER BY name"
         with self._explained():
             return {
-                name: Registered(json.loads(definition), json.loads(file), at, by)
-                for name, definition, file, at, by in self._db.execute(query)
+                name: Registered(_record(definition), _record(file), at, by, bool(deployed))
+                for name, definition, file, at, by, deployed in self._db.execute(query)
             }
 
-    def save_pools(self, pools: Mapping[str, Registered], decisions: Mapping[str, Decision]) -> None:
-        """Exactly these pools, and a decision for each of these routes, are on disk when this returns; nothing when it raises."""
-        rows = [(name, _text(pool.definition), _text(pool.file), pool.at, pool.by) for name, pool in pools.items()]
+    def roles(self) -> dict[str, Role]:
+        """The role that a deploy registered last for each route; raises StoreError for one that cannot be read."""
+        with self._explained():
+            rows = self._db.execute("SELECT route, record FROM role ORDER BY route").fetchall()
+            records = {route: _record(record) for route, record in rows}
+        try:
+            return {route: Role(**record | {"file": tuple(record["file"])}) for route, record in records.items()}
+        except (KeyError, TypeError) as error:
+            raise StoreError(self._where, f"is damaged (a deploy's roles cannot be understood: {error!r})", _AWAY) from error
+
+    def save_pools(
+        self, pools: Mapping[str, Registered], decisions: Mapping[str, Decision], roles: Mapping[str, Role] | None = None
+    ) -> None:
+        """Exactly these pools and roles, and a decision for each of these routes, are on disk when this returns.
+
+        None leaves the roles as they were. Nothing is changed when it raises.
+        """
+        rows = [
+            (name, _sealed(pool.definition), _sealed(pool.file), pool.at, pool.by, pool.deployed) for name, pool in pools.items()
+        ]
+        self._look()
         with self._explained(), self._transaction():
             self._db.execute("DELETE FROM pool")
-            self._db.executemany("INSERT INTO pool VALUES (?, ?, ?, ?, ?)", rows)
+            self._db.executemany("INSERT INTO pool VALUES (?, ?, ?, ?, ?, ?)", rows)
+            if roles is not None:
+                self._db.execute("DELETE FROM role")
+                self._db.executemany("INSERT INTO role VALUES (?, ?)", [(name, _sealed(asdict(r))) for name, r in roles.items()])
             self._note(decisions.items())
 
     def _note(self, decisions: Iterable[tuple[str, Decision]]) -> None:
@@ -163,7 +233,7 @@ class SqliteStore:
         with self._explained():
             rows = self._db.execute(query, (route, newest if before_id is None else before_id, limit)).fetchall()
             return [
-                {"id": n, "at": at, "kind": kind, "sentence": sentence, "data": json.loads(data)}
+                {"id": n, "at": at, "kind": kind, "sentence": sentence, "data": _record(data)}
                 for n, at, kind, sentence, data in rows
             ]
 
@@ -188,6 +258,9 @@ class SqliteStore:
     def close(self) -> None:
         """Let go of the file; the write-ahead log is folded into it."""
         self._db.close()
+        with suppress(OSError):
+            os.close(self._file)
+            self._file = -1
 
     def _prepare(self) -> None:
         if self._read_only:
@@ -198,10 +271,23 @@ class SqliteStore:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         if damage := [row[0] for row in self._db.execute("PRAGMA quick_check(1)") if row[0] != "ok"]:
-            raise StoreError(self._where, f"is damaged ({' '.join(damage[0].split())})", _AWAY)
+            raise StoreError(self._where, f"is damaged ({_brief(damage[0])})", _AWAY)
         if self._version() < SCHEMA_VERSION:
             with self._transaction():
                 self._upgrade(self._version())  # asked again: another process may have been first
+
+    def _look(self) -> None:
+        """Raise StoreError where nobody would find what is written now: SQLite goes on in a file that has no name any more."""
+        # Its own descriptor stays open: closing one would take the locks from SQLite (https://www.sqlite.org/howtocorrupt.html).
+        try:
+            same = os.path.samestat(os.stat(self._place), os.fstat(self._file))
+            begins = os.pread(self._file, len(_MAGIC), 0)
+        except OSError as error:
+            raise StoreError(self._where, f"cannot be seen any more ({_brief(error.strerror)})", _BACK) from None
+        if not same:
+            raise StoreError(self._where, "was removed or replaced while it was in use", _BACK)
+        if begins and begins != _MAGIC:  # nothing yet: all of it is in the log
+            raise StoreError(self._where, "was overwritten while it was in use", _AWAY)
 
     def _version(self) -> int:
         """The version of the file's schema, 0 for a new file; raises StoreError for a file that is not ours or too new."""
@@ -243,10 +329,44 @@ class SqliteStore:
             yield
         except sqlite3.Error as error:
             name = "_".join(getattr(error, "sqlite_errorname", "").split("_")[:2])
+            if "decode to UTF-8" in str(error):  # Python's own word for it
+                name = "SQLITE_CORRUPT"
             what, hint = _EXPLAINED.get(name, ("cannot be used", "check the file, or change state.path"))
-            raise StoreError(self._where, f"{what} ({error})", hint) from error
-        except json.JSONDecodeError as error:
-            raise StoreError(self._where, f"is damaged (a record is not JSON: {error})", _AWAY) from error
+            raise StoreError(self._where, f"{what} ({_brief(error)})", hint) from error
+        except (_UnreadableError, UnicodeDecodeError) as error:  # SQLite may quote text that is none
+            raise StoreError(self._where, f"is damaged (a record cannot be read: {_brief(error)})", _AWAY) from error
+
+
+def _sealed(record: Mapping[str, Any] | None) -> str:
+    """JSON, and on a line of its own a checksum: SQLite has none, and a weight with another digit would be a good weight."""
+    text = _text(record)
+    return f"{text}\n{crc32(text.encode()):08x}"
+
+
+def _record(sealed: str) -> Any:
+    """What was sealed, or was written before there were checksums. Raises _UnreadableError for anything else."""
+    try:
+        text, _, checksum = sealed.partition("\n")
+        if checksum and checksum != f"{crc32(text.encode()):08x}":
+            raise _UnreadableError("its checksum is wrong")
+        return json.loads(text)
+    except (ValueError, TypeError, AttributeError) as error:  # a number where text should be, for one
+        raise _UnreadableError(str(error)) from error
+
+
+def _brief(problem: object) -> str:
+    """The problem on one line that a person reads; SQLite may quote a whole record."""
+    words = " ".join(str(problem).split())
+    return words if len(words) <= _BRIEF else f"{words[: _BRIEF - 3]}..."
+
+
+def _facts(text: str) -> dict[str, Any]:
+    """What a message says, nothing if it cannot be read: a damaged notification is no reason not to start."""
+    with suppress(ValueError):
+        facts = json.loads(text)
+        if isinstance(facts, dict):
+            return facts
+    return {}
 
 
 def _text(record: Mapping[str, Any] | None) -> str:

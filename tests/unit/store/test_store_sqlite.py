@@ -7,13 +7,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from canaryproxy.config.overlay import Registered
+from canaryproxy.config.overlay import Registered, Role
 from canaryproxy.errors import StoreError
-from canaryproxy.store.base import JOURNALS, Decision, JournalBlock, JournalEnd, PoolStore, Saved, Store
+from canaryproxy.store.base import JOURNALS, Decision, JournalBlock, JournalEnd, Mail, Message, PoolStore, Saved, Store
 from canaryproxy.store.sqlite import SCHEMA_VERSION, SqliteStore
 
 
@@ -83,6 +84,50 @@ def test_pools_that_cannot_be_saved_leave_those_before(store: SqliteStore) -> No
     assert store.pools() == POOLS
 
 
+FACTS = {"route": "shop", "text": "rolled back ü"}
+
+
+def test_the_outbox_is_what_was_put_and_not_taken_in_its_order_and_for_each_route(path: Path) -> None:
+    first = SqliteStore(path)
+    message, ended, other = (
+        Message("a/1", "event", 1.5, FACTS),
+        Message("a/1/ended", "qa", 2.5, {}),
+        Message("a/1", "qa", 0.5, {}),
+    )
+    first.save("shop", {"step": 1}, None, mail=Mail((message, other)))
+    first.save("shop", None, None, mail=Mail((ended,)))
+    first.save("api", {"step": 1}, None, mail=Mail((message,)))
+    first.close()
+    second = SqliteStore(path)
+    assert second.load()["shop"].outbox == (message, other, ended)
+    second.save("shop", None, None, mail=Mail(taken=(("a/1", "event"), ("nobody", "event"))))
+    assert second.load()["shop"].outbox == (other, ended)
+    assert second.load()["api"].outbox == (message,)
+    second.close()
+
+
+def test_a_message_put_twice_is_there_once_and_one_taken_at_once_is_not(store: SqliteStore) -> None:
+    message, gone = Message("a/1", "event", 1.5, FACTS), Message("a/2", "event", 2.5, FACTS)
+    store.save("shop", {"step": 1}, None, mail=Mail((message,)))
+    store.save("shop", None, None, mail=Mail((message, gone), (("a/2", "event"),)))
+    assert store.load()["shop"].outbox == (message,)
+
+
+def test_a_message_is_saved_with_its_decision_or_not_at_all(store: SqliteStore) -> None:
+    store.save("shop", {"step": 1}, None)
+    with pytest.raises(StoreError):
+        store.save("shop", {"step": 2}, None, [Decision(1, "step", "x")], mail=Mail((Message("a", "event", None, FACTS),)))  # type: ignore[arg-type]
+    assert store.load() == {"shop": Saved({"step": 1})}
+    assert store.decisions("shop") == []
+
+
+@pytest.mark.parametrize("facts", ["no json", "[1]", ""])
+def test_a_damaged_message_keeps_nobody_from_starting(store: SqliteStore, facts: str) -> None:
+    store.save("shop", {"step": 1}, None, mail=Mail((Message("a/1", "event", 1.5, FACTS),)))
+    store._db.execute("UPDATE outbox SET facts = ?", (facts,))
+    assert store.load()["shop"].outbox == (Message("a/1", "event", 1.5, {}),)
+
+
 def test_an_odd_number_does_not_keep_a_decision_from_the_disk(store: SqliteStore) -> None:
     store.save("shop", None, None, [Decision(1, "rollback", "x", {"evidence": float("inf"), "set": {1}})])
     assert store.decisions("shop")[0]["data"] == {"evidence": float("inf"), "set": "{1}"}
@@ -149,10 +194,13 @@ def test_a_missing_directory_is_said(tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_opened_is_said(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"is a directory; name a file in it as state.path"):
+        SqliteStore(tmp_path)
+    (tmp_path / "state.db").symlink_to("state.db")
     with pytest.raises(
         StoreError, match=r"cannot be opened \(.*\); check that its directory exists and that this user may write"
     ):
-        SqliteStore(tmp_path)
+        SqliteStore(tmp_path / "state.db")
 
 
 def test_a_file_that_cannot_be_written_is_said(store: SqliteStore) -> None:
@@ -173,10 +221,12 @@ def test_a_file_that_another_process_holds_is_said(store: SqliteStore, path: Pat
 
 def test_a_newer_schema_is_left_alone(path: Path) -> None:
     store = SqliteStore(path)
-    store._db.execute("UPDATE canaryproxy_schema SET version = 4")
+    newer = SCHEMA_VERSION + 1
+    store._db.execute("UPDATE canaryproxy_schema SET version = ?", (newer,))
     store.close()
     with pytest.raises(
-        StoreError, match=r"its schema is 4, this version knows 3\); run the version that wrote it or a newer one"
+        StoreError,
+        match=rf"its schema is {newer}, this version knows {SCHEMA_VERSION}\); run the version that wrote it or a newer one",
     ):
         SqliteStore(path)
 
@@ -211,6 +261,22 @@ def test_a_file_of_the_first_schema_is_brought_up_with_all_that_is_in_it(path: P
     assert store.pools() == {}
     store.save_pools(POOLS, {})
     assert store.pools() == POOLS
+    store.close()
+
+
+def test_roles_are_kept_with_the_pools_they_are_of(path: Path) -> None:
+    role = Role("v1", "v2", ("v1", None), "1f", 2.5, "anna", "weekly")
+    store = SqliteStore(path)
+    assert store.roles() == {}
+    store.save_pools(POOLS, {"shop": Decision(1.0, "deploy", "deploy of v2")}, {"shop": role})
+    store.save_pools({name: replace(pool, deployed=True) for name, pool in POOLS.items()}, {})
+    assert store.roles() == {"shop": role}, "who says nothing of roles changes none"
+    assert all(pool.deployed for pool in store.pools().values())
+    store.save_pools(POOLS, {}, {})
+    assert (store.roles(), store.pools()) == ({}, POOLS)
+    store._db.execute("INSERT INTO role VALUES ('shop', '{}')")
+    with pytest.raises(StoreError, match="a deploy's roles cannot be understood"):
+        store.roles()
     store.close()
 
 
@@ -255,7 +321,7 @@ def test_a_damaged_page_is_said(path: Path, page: int) -> None:
 
 def test_a_record_that_is_no_json_is_said(store: SqliteStore) -> None:
     store._db.execute("INSERT INTO rollout VALUES ('shop', '{')")
-    with pytest.raises(StoreError, match=r"is damaged \(a record is not JSON"):
+    with pytest.raises(StoreError, match=r"is damaged \(a record cannot be read: Expecting"):
         store.load()
 
 
@@ -310,7 +376,7 @@ def test_a_reader_leaves_an_old_file_as_it_is(path: Path) -> None:
     with closing(sqlite3.connect(path)) as old:
         old.executescript(FIRST_SCHEMA)
     before = path.read_bytes()
-    with pytest.raises(StoreError, match=r"its schema is 1, this version reads 3\); start this version's proxy on it once"):
+    with pytest.raises(StoreError, match=rf"its schema is 1, this version reads {SCHEMA_VERSION}\); start"):
         SqliteStore(path, read_only=True)
     assert path.read_bytes() == before
 
