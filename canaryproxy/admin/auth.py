@@ -1,21 +1,27 @@
-"""Who may use the admin API: the bearer token, and the checks that keep a browser from being used against it.
+"""What tells who uses the admin API: token files, and the checks that keep a browser from being used against it.
 
-The token guards every change. A page on another site could still send requests from a browser on this machine: no cross-origin
-change is accepted, and on a loopback address no foreign Host (DNS rebinding).
+Called by `admin.guard`; whose a token is, is in `admin.tokens`. A page on another site could still send requests from a browser
+on this machine: no cross-origin change is accepted, and on a loopback address no foreign Host (DNS rebinding).
 """
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 import os
 import secrets
 import stat
+from contextvars import ContextVar
 from pathlib import Path
+
+from aiohttp import web
 
 from canaryproxy.config.quantities import Address
 from canaryproxy.errors import StartError
 
+#: The name of who has shown no token that is known.
+NOBODY = "nobody"
+#: The name of who asks, in the task that handles the request; set by `admin.guard`.
+NAME: ContextVar[str] = ContextVar("name", default=NOBODY)
 _LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -55,15 +61,20 @@ def _read_token(path: Path, where: str) -> str:
     return token
 
 
-def is_authorized(authorization: str, token: str) -> bool:
-    """Whether an Authorization field carries the token (RFC 6750 section 2.1); takes the same time for every wrong one."""
+def bearer(authorization: str) -> str:
+    """The token in an Authorization field (RFC 6750 section 2.1); '' if it has none."""
     scheme, _, given = authorization.partition(" ")
-    return hmac.compare_digest(given.strip().encode(errors="surrogateescape"), token.encode()) and scheme.lower() == "bearer"
+    return given.strip() if scheme.lower() == "bearer" else ""
+
+
+def operator(request: web.Request) -> str:
+    """Who asks, for the decision log: `NAME at ADDRESS`."""
+    return f"{NAME.get()} at {request.remote}"
 
 
 def is_own_host(host: str, listen: Address) -> bool:
     """Whether a Host field can be meant for this endpoint: always, unless it listens on loopback only."""
-    if not _is_loopback(listen.host):
+    if not is_loopback(listen.host):
         return True
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() and not host.endswith("]") else host
     return name.strip("[]").lower() in _LOOPBACK_NAMES | {listen.host.lower()}
@@ -74,7 +85,8 @@ def is_own_origin(origin: str | None, host: str) -> bool:
     return origin is None or origin in (f"http://{host}", f"https://{host}")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether this address can be reached from this machine only."""
     if host.lower() == "localhost":
         return True
     try:

@@ -12,6 +12,7 @@ from canaryproxy.config.upstreams import Pool
 from canaryproxy.control.controller import Controller
 from canaryproxy.control.recent import Recent
 from canaryproxy.control.route import RouteControl
+from canaryproxy.rollout.document import plan_document
 from canaryproxy.shared.layout import CANARY, STABLE, Count
 from canaryproxy.shared.reading import read_block
 
@@ -28,7 +29,7 @@ def route_document(controller: Controller, route: RouteControl) -> dict[str, Any
         "weight_percent": rollout.weight_bp / 100,
         "epoch": split.epoch,
         "revision": rollout.revision,
-        "salt_id": hashlib.sha256(rollout.salt.to_bytes(4)).hexdigest()[:8],
+        "salt_id": salt_id(rollout.salt),
         "stable": _variant(controller, route, STABLE, rollout.stable),
         "canary": _variant(controller, route, CANARY, rollout.canary),
         "verdict": verdict.outcome.name.lower() if verdict else None,
@@ -40,12 +41,16 @@ def route_document(controller: Controller, route: RouteControl) -> dict[str, Any
         "frozen": rollout.frozen,
         "quarantined_groups": len(controller.board.quarantined(route.slot)),
         "shadow": _shadow(route.judge),
+        "gate": rollout.gate.value if rollout.gate else None,
+        "plan": plan_document(rollout.plan),
         "hold": rollout.dwell,
         "held": round(rollout.held, 1),
         "started_at": iso(rollout.started_at),
         "step_entered_at": iso(rollout.step_entered_at),
         "ended_at": iso(rollout.ended_at),
         "saved": not route.saver.failing,
+        "hooks": controller.hooks.document(route),
+        "deploy": route.deployment.document(),
     }
 
 
@@ -77,6 +82,11 @@ def _shadow(judge: Judge) -> dict[str, Any]:
     """Rehearsals on stable's own users: the share of false alarms on this route's traffic is at most `upper` (95 %)."""
     shadow = judge.shadow
     return {"rollouts": shadow.rollouts, "false_alarms": shadow.false_alarms, "upper": shadow.upper}
+
+
+def salt_id(salt: int) -> str:
+    """What tells this rollout's draw of users from others, without telling who is drawn."""
+    return hashlib.sha256(salt.to_bytes(4)).hexdigest()[:8]
 
 
 def iso(wall: float | None) -> str | None:

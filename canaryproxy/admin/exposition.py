@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 import canaryproxy
+from canaryproxy.admin.notifications import notifications
 from canaryproxy.control.controller import Controller
 from canaryproxy.control.route import RouteControl
 from canaryproxy.rollout.model import EVERYBODY, Phase
@@ -56,6 +57,7 @@ class LedgerCollector(Collector):
         yield from self._requests(routes)
         yield from _rollouts(routes)
         yield from self._judged(routes)
+        yield from notifications(routes)
         yield self._workers()
         yield self._refused()
         yield CounterMetricFamily("canaryproxy_ticks", "Seconds that were judged.", value=controller.ticks)
@@ -125,7 +127,9 @@ def _rollouts(routes: list[RouteControl]) -> Iterator[Metric]:
     weight = GaugeMetricFamily("canaryproxy_weight_ratio", "Share of the users on the canary.", labels=("route",))
     phase = GaugeMetricFamily("canaryproxy_phase", "1 for the phase that the rollout is in.", labels=("route", "phase"))
     evidence = GaugeMetricFamily(
-        "canaryproxy_evidence", "Natural logarithm of the evidence, and of what is needed.", labels=("route", "metric", "kind")
+        "canaryproxy_evidence",
+        "Natural logarithm of the evidence (outside metrics: a count), and of what is needed.",
+        labels=("route", "metric", "kind"),
     )
     errors = CounterMetricFamily("canaryproxy_store_errors", "Saves that failed or took too long.", labels=("route",))
     unsaved = GaugeMetricFamily("canaryproxy_unsaved", "1 while the store fails.", labels=("route",))

@@ -10,7 +10,9 @@ from typing import Any
 
 from aiohttp import web
 
-from canaryproxy.admin.handlers import BadRequestError, json_body
+from canaryproxy.admin.errors import BadRequestError
+from canaryproxy.admin.handlers import json_body
+from canaryproxy.admin.paths import Access, Answer, Path
 from canaryproxy.control.controller import Controller
 from canaryproxy.control.goals import Event
 from canaryproxy.control.route import RouteControl
@@ -29,6 +31,18 @@ class GoalHandlers:
 
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
+
+    def paths(self) -> list[Path]:
+        """What it serves."""
+        counted = Answer("they are counted, and judged with the next tick", "Posted")
+        return [
+            Path(
+                *("POST", "/api/v1/routes/{route}/goals", self.post, Access.FEED, "goals", "Tell business events."),
+                {202: counted},
+                body="Goals",
+                body_needed=True,
+            )
+        ]
 
     async def post(self, request: web.Request) -> web.Response:
         """Count events for the variants that their users have now; 202, for they are judged with the next tick."""

@@ -6,29 +6,32 @@ two operators cannot overwrite each other; a rollback never looks at it.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from prometheus_client import CONTENT_TYPE_LATEST
 
 import canaryproxy
+from canaryproxy.admin.auth import operator
 from canaryproxy.admin.document import route_document
+from canaryproxy.admin.errors import BadRequestError, SlowBodyError, error_answer
 from canaryproxy.admin.exposition import LedgerCollector
+from canaryproxy.admin.paths import Access, Answer, Path, Schema
 from canaryproxy.config.quantities import parse_percent
 from canaryproxy.control.controller import Controller
-from canaryproxy.errors import CanaryproxyError
+from canaryproxy.errors import Problem
 from canaryproxy.rollout.model import Event, Pause, Promote, Resume, Rollback, SetWeight
 from canaryproxy.shared.layout import Ack, WorkerState
 
 _LARGEST_PAGE = 1000
 _LONGEST_REASON = 500
+#: Seconds for a body to come; a rollback waits for its reason that long at most.
+_BODY_SECONDS, _ROLLBACK_BODY_SECONDS = 10.0, 1.0
 
-
-class BadRequestError(CanaryproxyError):
-    """A request that says nothing the API understands."""
-
-    code = "bad_request"
+_ROUTE = "/api/v1/routes/{route}"
 
 
 class Handlers:
@@ -37,6 +40,45 @@ class Handlers:
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
         self._collector = LedgerCollector(controller)
+
+    def paths(self) -> list[Path]:
+        """What it serves."""
+        limits = {
+            "limit": {"type": "integer", "minimum": 0, "description": f"at most so many; never more than {_LARGEST_PAGE}"},
+            "before": {"type": "integer", "minimum": 0, "description": "only those with a smaller id; 0: from the newest on"},
+        }
+        one, all_of = Answer("the route", "Route", etag=True), Answer("every route", "Routes")
+        page, ready = Answer("a page of decisions", "Decisions"), Answer("whether workers serve", "Ready")
+        text = Answer("the page in the text format of Prometheus", media="text/plain")
+        read, opened = Access.READ, Access.OPEN
+        return [
+            Path("GET", "/api/v1/routes", self.routes, read, "routes", "Every route.", {200: all_of}),
+            Path("GET", _ROUTE, self.route, read, "route", "One route.", {200: one}, if_none_match=True),
+            Path(
+                *("GET", f"{_ROUTE}/decisions", self.decisions, read, "decisions", "The decision log, newest first."),
+                {200: page},
+                query=limits,
+                errors=(503,),
+            ),
+            verb("pause", "Hold the weight. A proven harm still rolls back.", self.pause),
+            verb("resume", "Go on after a pause.", self.resume),
+            verb("promote", "Go to the next step without waiting for evidence.", self.promote, body="Promote"),
+            verb("retry", "Start over after a rollback.", self.retry),
+            verb(
+                "weight", "Give the canary this share, and hold it.", self.weight, method="PUT", body="Weight", body_needed=True
+            ),
+            verb(
+                *("rollback", "Take every request off the canary, now. Never refused, in no phase.", self.rollback),
+                access=Access.ROLLBACK,
+                if_match=False,
+            ),
+            Path("GET", "/metrics", self.metrics, read, "metrics", "Metrics for Prometheus.", {200: text}),
+            Path("GET", "/healthz", self.healthz, opened, "healthz", "This process lives.", {200: Answer("it does", "Health")}),
+            Path(
+                *("GET", "/readyz", self.readyz, opened, "readyz", "Whether a worker serves and does not drain."),
+                {200: ready, 503: ready},
+            ),
+        ]
 
     # Reads.
 
@@ -47,7 +89,8 @@ class Handlers:
 
     async def route(self, request: web.Request) -> web.Response:
         """One route, with its revision as ETag."""
-        return self._document(request.match_info["route"])
+        answer = self._document(request.match_info["route"])
+        return unless_known(request, answer)
 
     async def decisions(self, request: web.Request) -> web.Response:
         """The decision log, newest first; `limit` and `before` page through it."""
@@ -76,26 +119,26 @@ class Handlers:
     async def start(self, request: web.Request) -> web.Response:
         """Step 1, with a new salt."""
         body = await _body(request, reason=str)
-        return await self._change(request, self._controller.start_event(request.match_info["route"]), body)
+        return await self._change(request, self._controller.start_event(request.match_info["route"], operator(request)), body)
 
     async def retry(self, request: web.Request) -> web.Response:
         """Step 1 again, after a rollback."""
         body = await _body(request, reason=str)
-        return await self._change(request, self._controller.retry_event(request.match_info["route"]), body)
+        return await self._change(request, self._controller.retry_event(request.match_info["route"], operator(request)), body)
 
     async def pause(self, request: web.Request) -> web.Response:
         """Hold."""
         body = await _body(request, reason=str)
-        return await self._change(request, Pause(body.pop("reason", "")), body)
+        return await self._change(request, Pause(body.pop("reason", ""), operator(request)), body)
 
     async def resume(self, request: web.Request) -> web.Response:
         """Go on."""
-        return await self._change(request, Resume(), await _body(request, reason=str))
+        return await self._change(request, Resume(operator(request)), await _body(request, reason=str))
 
     async def promote(self, request: web.Request) -> web.Response:
         """The next step, or with `full` everybody."""
         body = await _body(request, full=bool, reason=str)
-        return await self._change(request, Promote(full=body.get("full", False)), body)
+        return await self._change(request, Promote(body.get("full", False), operator(request)), body)
 
     async def weight(self, request: web.Request) -> web.Response:
         """This share, held."""
@@ -104,15 +147,16 @@ class Handlers:
             weight_bp = parse_percent(body.get("weight"))
         except ValueError as error:
             raise BadRequestError("weight", str(error), 'send for example {"weight": "5%"}') from None
-        return await self._change(request, SetWeight(weight_bp), body)
+        return await self._change(request, SetWeight(weight_bp, operator(request)), body)
 
     async def rollback(self, request: web.Request) -> web.Response:
-        """Everybody to the old version. Whatever If-Match says, and whatever the body is."""
+        """Everybody to the old version. Whatever If-Match says, and whatever the body is or whether it comes at all."""
         try:
-            reason = (await _body(request, reason=str)).get("reason", "")
-        except (BadRequestError, web.HTTPRequestEntityTooLarge):
+            async with asyncio.timeout(_ROLLBACK_BODY_SECONDS):
+                reason = (await _body(request, reason=str)).get("reason", "")
+        except (BadRequestError, TimeoutError, web.HTTPRequestEntityTooLarge, web.RequestPayloadError):
             reason = ""
-        return await self._submit(request.match_info["route"], Rollback(reason), "")
+        return await self._submit(request.match_info["route"], Rollback(reason, operator(request)), "")
 
     # Their common end.
 
@@ -133,6 +177,30 @@ class Handlers:
         return web.json_response(document, headers={"ETag": etag(str(route.rollout.revision))})
 
 
+def verb(
+    name: str,
+    summary: str,
+    handler: Handler,
+    *,
+    method: str = "POST",
+    body: Schema = "Reason",
+    body_needed: bool = False,
+    access: Access = Access.CHANGE,
+    if_match: bool = True,
+    later: Answer | None = None,
+) -> Path:
+    """The path of a verb; `later` is its answer where it goes on after it (202)."""
+    done = Answer("what is in force now, and how far it has got", "Changed", etag=True)
+    errors = (409,) if access is Access.CHANGE else ()
+    return Path(
+        *(method, f"{_ROUTE}/{name}", handler, access, name, summary, {200: done} | ({202: later} if later else {})),
+        body=body,
+        body_needed=body_needed,
+        errors=(*errors, 503) if later else errors,
+        if_match=if_match,
+    )
+
+
 def etag(revision: str) -> str:
     """The entity tag of a revision (RFC 9110 section 8.8.3)."""
     return f'"{revision}"'
@@ -145,12 +213,17 @@ def refuse_if_changed(request: web.Request, what: str, revision: str | None) -> 
         return None
     if revision is not None and {"*", etag(revision)} & {tag.strip() for tag in expected.split(",")}:
         return None
-    problem = {
-        "code": "changed_meanwhile",
-        "message": f"{what}: is at revision {revision}, not at {expected}" if revision else f"{what}: does not exist",
-        "hint": "look at it again, then decide",
-    }
-    return web.json_response({"error": problem}, status=412, headers={"ETag": etag(revision)} if revision else {})
+    found = f"is at revision {revision}, not at {expected}" if revision else "does not exist"
+    headers = {"ETag": etag(revision)} if revision else {}
+    return error_answer(412, "changed_meanwhile", Problem(what, found, "look at it again, then decide"), headers=headers)
+
+
+def unless_known(request: web.Request, answer: web.Response) -> web.Response:
+    """The answer, or 304 where If-None-Match names its ETag (RFC 9110 section 13.1.2)."""
+    known = {tag.strip().removeprefix("W/") for tag in request.headers.get("If-None-Match", "").split(",")}
+    if known & {"*", answer.headers["ETag"]}:
+        return web.Response(status=304, headers={"ETag": answer.headers["ETag"]})
+    return answer
 
 
 async def json_object(request: web.Request, example: str) -> dict[str, Any]:
@@ -163,7 +236,11 @@ async def json_object(request: web.Request, example: str) -> dict[str, Any]:
 
 async def json_body(request: web.Request, example: str) -> Any:
     """The JSON in the body; none: an object without members."""
-    data = await request.read()
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            data = await request.read()
+    except TimeoutError:
+        raise SlowBodyError("", f"the body did not come within {_BODY_SECONDS:g} s", "send it at once") from None
     if not data:
         return {}
     if request.content_type != "application/json":
@@ -191,5 +268,5 @@ def number(request: web.Request, name: str, default: int) -> int:
     """A number in the query string."""
     text = request.query.get(name, str(default))
     if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise BadRequestError(name, f"{text!r} is not a number")
+        raise BadRequestError(name, f"{text!r} is not a number", f"write for example {name}={default or 1}")
     return int(text)

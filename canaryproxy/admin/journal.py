@@ -7,6 +7,7 @@ import base64
 from aiohttp import web
 
 from canaryproxy.admin.handlers import number
+from canaryproxy.admin.paths import Access, Answer, Path
 from canaryproxy.control.controller import Controller
 
 #: Blocks in one answer: about 2 kB each.
@@ -18,6 +19,28 @@ class JournalHandlers:
 
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
+
+    def paths(self) -> list[Path]:
+        """What it serves."""
+        at, number_of = "/api/v1/routes/{route}/journal", {"type": "integer", "minimum": 0}
+        paging = {
+            "limit": number_of | {"description": f"at most so many; never more than {_LARGEST_PAGE}"},
+            "after": number_of | {"description": "only those with a larger id"},
+        }
+        rollouts, blocks = Answer("the rollouts, newest first", "Journals"), Answer("blocks in their order", "Blocks")
+        return [
+            Path(
+                *("GET", at, self.rollouts, Access.READ, "journals", "Rollouts of which there is a journal."),
+                {200: rollouts},
+                errors=(503,),
+            ),
+            Path(
+                *("GET", f"{at}/{{rollout}}", self.blocks, Access.READ, "journal", "What a rollout was judged on."),
+                {200: blocks},
+                query=paging,
+                errors=(503,),
+            ),
+        ]
 
     async def rollouts(self, request: web.Request) -> web.Response:
         """The rollouts of which there is a journal, the newest first."""

@@ -15,8 +15,10 @@ from typing import Any
 
 from aiohttp import web
 
+from canaryproxy.admin.auth import operator
 from canaryproxy.admin.document import iso
-from canaryproxy.admin.handlers import etag, json_object, refuse_if_changed
+from canaryproxy.admin.handlers import etag, json_object, refuse_if_changed, unless_known
+from canaryproxy.admin.paths import Access, Answer, Path
 from canaryproxy.config.check import warnings
 from canaryproxy.config.overlay import Definition, Registered, definition_of
 from canaryproxy.config.schema import Config
@@ -30,6 +32,27 @@ class PoolHandlers:
     def __init__(self, pools: Pools) -> None:
         self._pools = pools
 
+    def paths(self) -> list[Path]:
+        """What it serves."""
+        at = "/api/v1/pools"
+        every, one = Answer("every pool", "Pools"), Answer("the pool", "Pool", etag=True)
+        stored = Answer("it is stored, and new workers are on their way: GET says when they serve", "Pool", etag=True)
+        return [
+            Path("GET", at, self.pools, Access.READ, "pools", "Every pool.", {200: every}),
+            Path(
+                *("GET", f"{at}/{{pool}}", self.pool, Access.READ, "pool", "One pool.", {200: one}),
+                if_none_match=True,
+            ),
+            Path(
+                *("PUT", f"{at}/{{pool}}", self.register, Access.CHANGE, "register_pool", "Define a pool, in its whole."),
+                {200: Answer("new workers serve with it", "Pool", etag=True), 202: stored},
+                body="PoolDefinition",
+                body_needed=True,
+                errors=(409, 503),
+                if_match=True,
+            ),
+        ]
+
     async def pools(self, request: web.Request) -> web.Response:
         """Every pool."""
         return web.json_response({"pools": [self._in_force(name) for name in self._pools.controller.config.pools]})
@@ -38,7 +61,7 @@ class PoolHandlers:
         """One pool, with its revision as ETag."""
         name = request.match_info["pool"]
         self._pools.pool(name)
-        return _answer(self._in_force(name))
+        return unless_known(request, _answer(self._in_force(name)))
 
     async def register(self, request: web.Request) -> web.Response:
         """A pool as the file would define it, in its whole; If-Match as for routes. What is in force already changes nothing."""
@@ -49,7 +72,7 @@ class PoolHandlers:
         if definition == present:
             return _answer(self._in_force(name))
         before = warnings(self._pools.controller.config)
-        change = await self._pools.register(name, definition, f"operator at {request.remote}")
+        change = await self._pools.register(name, definition, operator(request))
         document = pool_document(change.config, name, change.registered)
         document["warnings"] = [str(warning) for warning in warnings(change.config) if warning not in before]
         document["serving"] = change.outcome is not None

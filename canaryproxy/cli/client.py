@@ -1,7 +1,7 @@
 """The operator's end of the admin API: one request, one answer.
 
 Called by the operating commands. Standard library only, so that `canaryproxy rollback` starts fast and needs nothing that may
-be broken. Changes carry the bearer token, reads do not need it.
+be broken. Changes carry the bearer token, reads only where the proxy asks for it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -25,6 +26,10 @@ class RefusedError(CanaryproxyError):
     code = "refused"
 
 
+class FailedError(RefusedError):
+    """The proxy answered that it could not."""
+
+
 class UnreachableError(CanaryproxyError):
     """Nothing that speaks the admin API answered."""
 
@@ -33,11 +38,15 @@ class UnreachableError(CanaryproxyError):
 
 @dataclass(frozen=True, slots=True)
 class Admin:
-    """One proxy's admin endpoint. `token` wins over `token_file`, which is read only when a change needs it."""
+    """One proxy's admin endpoint. `token` wins over `token_file`, which is read only when it is needed.
+
+    `timeout` is the seconds for each socket operation, None for `TIMEOUT`.
+    """
 
     url: str
     token_file: Path
     token: str | None = None
+    timeout: float | None = None
 
     def routes(self) -> list[dict[str, Any]]:
         """Every route as it is now."""
@@ -66,19 +75,30 @@ class Admin:
         return self._ask("PUT", path, body)
 
     def exchange(self, method: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, bytes]:
-        """Status and body of one request. Raises UnreachableError when there is no complete answer in time."""
-        headers = {"Accept": "application/json"}
-        payload = None
+        """Status and body of one request. Raises UnreachableError when there is no complete answer in time.
+
+        A change carries the token. A read does where it has to: it is asked again then.
+        """
         if body is not None:
             payload = json.dumps(body).encode()
-            headers |= {"Content-Type": "application/json", "Authorization": f"Bearer {self._read_token()}"}
+            return self._send(method, path, payload, {"Content-Type": "application/json", **self._authorization()})
+        status, answer = self._send(method, path, None, {})
+        if status == HTTPStatus.UNAUTHORIZED:
+            return self._send(method, path, None, self._authorization())
+        return status, answer
+
+    def _authorization(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._read_token()}"}
+
+    def _send(self, method: str, path: str, payload: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
+        headers = {"Accept": "application/json", **headers}
         connection, prefix = self._connection()
         try:
             connection.request(method, prefix + path, payload, headers)
             response = connection.getresponse()
             return response.status, response.read()
         except TimeoutError:
-            raise self._unreachable(f"no answer within {TIMEOUT:g} s") from None
+            raise self._unreachable(f"no answer within {self.timeout or TIMEOUT:g} s") from None
         except (OSError, http.client.HTTPException) as error:
             what = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise self._unreachable(what.lower()) from None
@@ -90,7 +110,7 @@ class Admin:
         try:
             parts = urlsplit(self.url)
             kind = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}[parts.scheme]
-            return kind(parts.hostname or "", parts.port, timeout=TIMEOUT), parts.path.rstrip("/")
+            return kind(parts.hostname or "", parts.port, timeout=self.timeout or TIMEOUT), parts.path.rstrip("/")
         except (KeyError, ValueError):
             raise UnreachableError("--admin", f"{self.url!r} is not a URL", "write for example http://127.0.0.1:9900") from None
 
@@ -104,7 +124,9 @@ class Admin:
             message, hint = error["message"], error.get("hint") or ""
         except (ValueError, KeyError, TypeError):
             raise self._unreachable(f"answered {status}, but not as the admin API does") from None
-        raise RefusedError("", message, hint)
+        refused = (FailedError if status >= 500 else RefusedError)("", message, hint)
+        refused.code = error.get("code") or refused.code
+        raise refused
 
     def _read_token(self) -> str:
         hint = "run this where the proxy runs, or give --token-file, --config or CANARYPROXY_TOKEN"

@@ -5,14 +5,20 @@ Called by people, deployment jobs and container health checks; the proxy decides
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from canaryproxy.cli.client import RefusedError
+from canaryproxy.cli.client import FailedError, RefusedError, UnreachableError
 from canaryproxy.cli.options import ReasonOption, RouteArgument, Session, operating
 from canaryproxy.cli.text import result
 from canaryproxy.errors import Problem
+
+DEFAULT_STATE = "./canaryproxy.db"
+#: Seconds for each socket operation of a rollback, which has another way.
+_ROLLBACK_PATIENCE = 3.0
 
 
 def _act(session: Session, route: str | None, verb: str, done: str, **body: Any) -> None:
@@ -29,12 +35,6 @@ def _say(session: Session, answer: dict[str, Any], done: str) -> None:
     if not answer["saved"]:
         rest = "less for the canary is in force already, more has to wait for it; the proxy keeps trying, its log says why"
         typer.echo(f"canaryproxy: {Problem(answer['route'], 'not saved yet', rest)}", err=True)
-
-
-@operating
-def start(session: Session, route: RouteArgument = None, reason: ReasonOption = "") -> None:
-    """Start the rollout of the canary: step 1."""
-    _act(session, route, "start", "started", reason=reason)
 
 
 @operating
@@ -62,9 +62,50 @@ def promote(
 
 
 @operating
-def rollback(session: Session, route: RouteArgument = None, reason: ReasonOption = "") -> None:
-    """Take every request off the canary, now. Works in every phase."""
-    _act(session, route, "rollback", "rolled back", reason=reason)
+def rollback(
+    session: Session,
+    route: RouteArgument = None,
+    reason: ReasonOption = "",
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="The proxy's state, if its admin endpoint does not answer. Default: the one of --config, else ./canaryproxy.db",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Take every request off the canary, now. Works in every phase, and on the proxy's machine without its admin endpoint."""
+    session = replace(session, admin=replace(session.admin, timeout=_ROLLBACK_PATIENCE))
+    try:
+        _act(session, route, "rollback", "rolled back", reason=reason)
+    except (UnreachableError, FailedError) as error:
+        _last_resort(session, route, reason, state, error)
+
+
+def _last_resort(
+    session: Session, route: str | None, reason: str, state: Path | None, error: UnreachableError | RefusedError
+) -> None:
+    """The same, past the admin API."""
+    from canaryproxy.cli.lastresort import take_back
+
+    if session.config is not None:
+        from canaryproxy.config.load import load
+
+        settings = load(session.config)
+        state = state or Path(settings.state.path)
+        route = next(iter(settings.routes)) if route is None and len(settings.routes) == 1 else route
+    done = take_back(state or Path(DEFAULT_STATE), session.admin.url, route, reason, error)
+    what = done.route or "every rollout in progress"
+    recorded = f", on record after {done.recorded_ms} ms" if done.recorded_ms is not None else ""
+    text = f"rolled back: {what}, past the admin API: no user on the canary after {done.down_ms} ms{recorded}"
+    session.show(done._asdict() | {"rolled_back": True, "admin_api": str(error)}, text)
+    if done.unwritten:
+        typer.echo(
+            f"canaryproxy: {Problem('', f'no request could be written ({done.unwritten})', f'rolled back was {what}')}", err=True
+        )
+    if done.recorded_ms is None:
+        typer.echo(f"canaryproxy: {Problem(what, 'not on record yet', 'the proxy keeps trying, its log says why')}", err=True)
 
 
 @operating

@@ -1,4 +1,4 @@
-"""How the controller asks for a new generation of workers, and how the supervisor answers: six words and a sentence.
+"""How the controller asks for a new generation of workers, and how the supervisor answers: seven words and a sentence.
 
 One page of anonymous shared memory, made by the supervisor, inherited by each controller; workers never touch it. A question is
 a number that stays asked until it is answered, so it survives the controller's end. As in `shared`, each word has one writer and
@@ -8,9 +8,13 @@ an answer's parts are written before its number: whoever sees the number sees th
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterable
 from typing import NamedTuple
 
-_ASKED, _SERVED, _REFUSED, _GENERATION, _WORKERS, _LENGTH = range(6)
+from canaryproxy.control.takeback import Takeback
+
+_ASKED, _SERVED, _REFUSED, _GENERATION, _WORKERS, _LENGTH, _WITHDRAWN, _RECORDED = range(8)
+
 _TEXT_AT = 64
 _PAGE = 4096
 
@@ -29,6 +33,14 @@ class Handover:
     def __init__(self) -> None:
         self._bytes = memoryview(mmap.mmap(-1, _PAGE))
         self._words = self._bytes.cast("Q")
+        #: Rollbacks that were asked for past a controller, and how often that has changed; as of its fork, in a controller.
+        self._takebacks: tuple[Takeback, ...] = ()
+        self._wanted = 1
+
+    @property
+    def takebacks(self) -> tuple[Takeback, ...]:
+        """Rollbacks to begin with: those that were asked for past a controller, and are not on record."""
+        return () if self._words[_RECORDED] == self._wanted else self._takebacks
 
     # The controller's side.
 
@@ -46,7 +58,26 @@ class Handover:
             return Outcome(0, 0, bytes(self._bytes[_TEXT_AT : _TEXT_AT + words[_LENGTH]]).decode())
         return None
 
+    def withdraw(self) -> None:
+        """Have what was asked last refused, if it is not too late."""
+        self._words[_WITHDRAWN] = self._words[_ASKED]
+
+    def record(self) -> None:
+        """Say that the rollbacks this controller began with are on record."""
+        for takeback in self.takebacks:
+            takeback.forget()
+        self._words[_RECORDED] = self._wanted
+
     # The supervisor's side.
+
+    def want(self, takebacks: Iterable[Takeback]) -> None:
+        """Have the next controller begin with these rollbacks, and those before that are not on record."""
+        self._takebacks = (*self.takebacks, *takebacks)
+        self._wanted += 1
+
+    def is_withdrawn(self, question: int) -> bool:
+        """Whether nobody wants this question answered any more; question 0 as in `serve`."""
+        return 0 < question <= self._words[_WITHDRAWN]
 
     @property
     def question(self) -> int:

@@ -67,6 +67,11 @@ class Child:
             log.debug("%s (pid %d) had ended already", self.name, self.pid)
 
 
+def how(code: int) -> str:
+    """How a process ended, by its exit code as `os.waitstatus_to_exitcode` has it."""
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+
+
 def _cpu_seconds(pid: int) -> tuple[str, float]:
     """(state letter, CPU seconds used) of a process, from /proc/PID/stat (proc(5))."""
     try:
@@ -92,7 +97,7 @@ def fork(body: Callable[[], None], name: str) -> int:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
             os._exit(1)
-        for number in (signal.SIGHUP, signal.SIGUSR1):
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGRTMIN):
             signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         body()

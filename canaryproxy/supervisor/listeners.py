@@ -64,6 +64,11 @@ def open_exclusive(address: Address) -> socket.socket:
     return _bind(address, reuse_port=False)
 
 
+def address_of(sock: socket.socket) -> str:
+    """Where a socket listens, as people write it."""
+    return "{}:{}".format(*sock.getsockname()[:2])
+
+
 class Listener:
     """The sockets of one address, as many as there have ever been workers at a time."""
 

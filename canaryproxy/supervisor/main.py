@@ -3,13 +3,12 @@
 It holds what must outlive every other process (sockets, shared memory) and does as little as possible itself. Signals:
 SIGHUP reloads, SIGTERM and SIGINT drain and stop, SIGUSR1 is passed on to the workers, which open their access logs again. The
 controller asks for a reload too, for a pool that was registered: then the file is not read again, so that nobody's half-edited
-file comes into force. It has one power over rollouts: when the controller cannot be kept alive, it takes every canary's weight
-to 0.
+file comes into force. It has one power over rollouts: it takes a canary's weight to 0, every one when the controller cannot be
+kept alive, and what somebody asks to be rolled back past a controller that does not answer (SIGUSR2, `supervisor.takeback`).
 """
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import logging
 import os
@@ -20,13 +19,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from canaryproxy.admin.auth import load_token
 from canaryproxy.admin.serve import run_controller
+from canaryproxy.admin.tokens import load_tokens
 from canaryproxy.config.load import load
 from canaryproxy.config.overlay import Laid
 from canaryproxy.config.schema import Config
 from canaryproxy.control.handover import Handover
-from canaryproxy.control.recovery import recover, recover_pools
+from canaryproxy.control.recovery import mark_taken_back, open_marks, recover, recover_pools
 from canaryproxy.errors import CanaryproxyError, StartError
 from canaryproxy.proxy.worker import run_worker
 from canaryproxy.shared import layout
@@ -34,18 +33,19 @@ from canaryproxy.shared.board import Board
 from canaryproxy.shared.layout import Ack, WorkerState
 from canaryproxy.shared.slots import Slots
 from canaryproxy.store.sqlite import SqliteStore
-from canaryproxy.supervisor.child import Child, fork
+from canaryproxy.supervisor.child import Child, fork, how
+from canaryproxy.supervisor.claim import claim_state
 from canaryproxy.supervisor.estate import settle
-from canaryproxy.supervisor.listeners import Listeners, open_exclusive, refuse_more
+from canaryproxy.supervisor.listeners import Listeners, address_of, open_exclusive, refuse_more
+from canaryproxy.supervisor.takeback import SIGNALS, Takebacks
 
 log = logging.getLogger("canaryproxy.supervisor")
 
-_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, *SIGNALS)
 _LOOK_SECONDS = 0.1
 _START_SECONDS = 15.0
 #: A controller that dies so often within so many seconds is given up: no canary without a judge.
-_CONTROLLER_TRIES = 5
-_CONTROLLER_SPAN = 60.0
+_CONTROLLER_TRIES, _CONTROLLER_SPAN = 5, 60.0
 
 
 class _Serving(NamedTuple):
@@ -83,6 +83,7 @@ class Supervisor:
         self._stopping_until = 0.0
         self._reload_asked = False
         self._handover = Handover()
+        self._takebacks = Takebacks(config.state.path, self._handover, self._board, self._slots)
         self._look_at = 0.0
 
     @property
@@ -93,10 +94,11 @@ class Supervisor:
     def run(self) -> int:
         """Serve until told to stop; the exit code."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        load_token(self._config.admin.token_file)
+        load_tokens(self._config.admin)
         self._laid = recover_pools(self._config)
+        self._takebacks.find()
         self._recover(self._routes)
-        self._claim_state()
+        self._lock = claim_state(self._config.state.path, address_of(self._admin_sockets[0]))
         self._start_controller()
         self._start_generation()
         code = 0
@@ -110,15 +112,14 @@ class Supervisor:
             if self._reload_asked and not self._stopping_until:
                 self._reload_asked = False
                 self._reload()
-            if (question := self._handover.question) and not self._stopping_until:
+            if (question := self._handover.question) and not self._stopping_until and self._has_room(question):
                 self._reload(question)
             self._revive()
         return code
 
     def _say_where(self) -> None:
-        where = f"serving on {self._listeners.urls()}"
-        host, port = self._admin_sockets[0].getsockname()[:2]
-        log.warning("%s with %d workers; admin on http://%s:%d", where, self._config.worker_count, host, port)
+        where, workers, admin = self._listeners.urls(), self._config.worker_count, address_of(self._admin_sockets[0])
+        log.warning("serving on %s with %d workers; admin on http://%s", where, workers, admin)
 
     def _recover(self, routes: Mapping[str, int]) -> None:
         """Put the recorded splits of these routes on the board, before anybody serves or judges them."""
@@ -126,24 +127,10 @@ class Supervisor:
             return
         store = SqliteStore(self._config.state.path)
         try:
-            recover(self._config, routes, self._board, store.load())
+            marks = open_marks(self._config.state.path)
+            recover(self._config, routes, self._board, store.load(), takebacks=self._handover.takebacks, marks=marks)
         finally:
             store.close()
-
-    def _claim_state(self) -> None:
-        """Keep other supervisors off this state. A POSIX lock: it ends with this process, whatever its children do."""
-        path = f"{self._config.state.path}.lock"
-        try:
-            self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StartError(
-                path, f"cannot be made ({error.strerror})", "make its directory writable and leave it room"
-            ) from None
-        try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            hint = "stop that one, or give this one a state of its own (--state, or state.path)"
-            raise StartError(self._config.state.path, "is in use by another canaryproxy", hint) from None
 
     # Children.
 
@@ -185,10 +172,15 @@ class Supervisor:
         pulse = self._board.controller_pulse()
         self._controller = Child(fork(body, "controller"), "controller", time.monotonic(), pulse=pulse)
 
-    def _generation_serves(self) -> bool:
-        """Whether every worker of the newest generation comes up in time; all children are looked after meanwhile."""
+    def _generation_serves(self, question: int = 0) -> bool:
+        """Whether every worker of the newest generation comes up in time; all children are looked after meanwhile.
+
+        Also no where the controller has withdrawn its question.
+        """
         until = time.monotonic() + _START_SECONDS
         while not self._stopping_until and not self._restart_at and time.monotonic() < until:
+            if self._handover.is_withdrawn(question):
+                return False
             newest = [child for child in self._workers.values() if child.generation == self._generation]
             if all(self._board.worker(child.row, Ack.STATE) == WorkerState.SERVING for child in newest):
                 return True
@@ -205,6 +197,8 @@ class Supervisor:
                 self._stop(grace=self._config.timeouts.drain + 2)
             elif info.si_signo == signal.SIGHUP:
                 self._reload_asked = True
+            elif info.si_signo in SIGNALS:
+                self._take_back(info.si_signo)
             elif info.si_signo == signal.SIGUSR1:
                 for child in self._workers.values():
                     child.signal(signal.SIGUSR1)
@@ -238,7 +232,7 @@ class Supervisor:
             log.error("%s (pid %d) took %d requests with it", child.name, child.pid, lost)
         if child.leaving or child.generation != self._generation:
             return
-        log.error("%s (pid %d) %s; starting another", child.name, child.pid, _how(code))
+        log.error("%s (pid %d) %s; starting another", child.name, child.pid, how(code))
         short = time.monotonic() - child.started < 1.0
         self._restart_at[child.index] = time.monotonic() + (1.0 if short else 0.0)
 
@@ -249,25 +243,27 @@ class Supervisor:
             return
         now = time.monotonic()
         self._controller_deaths = [at for at in self._controller_deaths if at > now - _CONTROLLER_SPAN] + [now]
-        log.error("controller (pid %d) %s; starting another", child.pid, _how(code))
+        log.error("controller (pid %d) %s; starting another", child.pid, how(code))
         if len(self._controller_deaths) >= _CONTROLLER_TRIES:
             self._retreat()
         self._controller_at = now + (0.0 if len(self._controller_deaths) < 3 else 1.0)
 
+    def _take_back(self, number: int) -> None:
+        """Roll back past a controller that does not answer: it is killed, and the next one begins with the rollback."""
+        if self._takebacks.obey(number, self._controller, self._lock):
+            self._controller_at = 0.0
+
     def _settle_orphans(self) -> None:
         """Take the canaries of slots that the new configuration has no more off the workers that still drain with them."""
         for slot in self._orphans:
-            split = self._board.read(slot)
-            if split.weight_bp:
-                self._board.publish(slot, 0, swapped=split.swapped, salt=split.salt)
+            self._board.take_down(slot)
         self._orphans.clear()
 
     def _retreat(self) -> None:
         """No controller can be kept alive, so nobody judges: take every canary's weight to 0."""
         for route, slot in self._routes.items():
-            split = self._board.read(slot)
-            if split.weight_bp:
-                self._board.publish(slot, 0, swapped=split.swapped, salt=split.salt)
+            if self._board.take_down(slot):
+                mark_taken_back(self._config.state.path, route, self._board.read(slot).salt)
                 log.error("route %s: canary weight set to 0, for the controller cannot be started", route)
 
     def _look(self) -> None:
@@ -316,11 +312,12 @@ class Supervisor:
                 log.error("reload refused, nothing changed: %s", line)
             self._handover.refuse(question, str(error))
             return
-        if not self._generation_serves():
+        if not self._generation_serves(question):
             self._undo(before)
+            why = "withdrawn" if self._handover.is_withdrawn(question) else "a new worker did not come up"
             if not self._stopping_until:
-                log.error("reload undone: a new worker did not come up; the old ones go on")
-            self._handover.refuse(question, "stopping" if self._stopping_until else "a new worker did not come up")
+                log.error("reload undone: %s; the old ones go on", why)
+            self._handover.refuse(question, "stopping" if self._stopping_until else why)
             return
         self._handover.serve(question, self._generation, self._config.worker_count)
         for child in self._workers.values():
@@ -332,16 +329,24 @@ class Supervisor:
         self._orphans |= set(before.routes.values()) - set(self._routes.values())
         if self._controller is not None:
             self._dismiss(self._controller)
+        else:
+            self._settle_orphans()  # it died meanwhile
         log.warning("reloaded: generation %d serves %s", self._generation, self._listeners.urls())
+
+    def _has_room(self, question: int) -> bool:
+        """Whether a generation fits beside those that drain, or none will: a deploy waits for them rather than fail."""
+        draining = sum(child.generation < self._generation for child in self._workers.values())
+        fits = self._config.worker_count <= self._segment.layout.workers - len(self._workers)
+        return fits or not draining or self._handover.is_withdrawn(question)
 
     def _read_again(self) -> Laid:
         """The file as it is now under the pools registered so far. Raises ConfigError or StartError if it cannot be used."""
         if self._path is None:
             raise StartError("reload", "there is no configuration file", "start with --config to be able to reload")
         config = load(self._path)
-        if (config.state, config.admin) != (self._config.state, self._config.admin):
-            raise StartError("state, admin", "cannot change while running", "restart to move them")
-        return recover_pools(config, self._laid.registered)
+        if (config.state, config.admin.listen) != (self._config.state, self._config.admin.listen):
+            raise StartError("state, admin.listen", "cannot change while running", "restart to move them")
+        return recover_pools(config, self._laid)
 
     def _begin_generation(self, laid: Laid) -> None:
         """Fork the workers of this configuration. Raises StartError or StoreError; then `_undo` has to follow."""
@@ -385,10 +390,6 @@ class Supervisor:
             sock.close()
         for child in self._workers.values():
             self._dismiss(child)
-
-
-def _how(code: int) -> str:
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
 
 def serve(config: Config, path: Path | None) -> int:

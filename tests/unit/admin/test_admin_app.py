@@ -23,6 +23,7 @@ from canaryproxy.config.schema import Config
 from canaryproxy.control.controller import Controller
 from canaryproxy.control.handover import Handover
 from canaryproxy.control.pools import Pools
+from canaryproxy.rollout.model import Gate
 from canaryproxy.shared import layout
 from canaryproxy.shared.board import AckRow
 from canaryproxy.shared.layout import Ack, Count, WorkerState
@@ -133,6 +134,8 @@ async def test_the_status_document_of_an_idle_route(client: AdminClient) -> None
         shop = await response.json()
     assert (shop["route"], shop["phase"], shop["step"], shop["steps"], shop["weight_percent"]) == ("shop", "idle", 1, 4, 0)
     assert (shop["verdict"], shop["evidence"], shop["started_at"], shop["saved"]) == (None, {}, None, True)
+    assert (shop["gate"], shop["plan"]["steps"][1]) == (None, {"weight_percent": 5, "hold": 600, "pause": None})
+    assert shop["plan"] | {"steps": []} == {"steps": [], "bake": {"weight_percent": 100, "hold": 1800}, "max_duration": 0}
     assert shop["stable"] | {"p95_ms": 0} == {
         "pool": "v1",
         "version": "1.4.0",
@@ -326,10 +329,10 @@ async def test_users_and_rehearsals_are_shown(setup: Setup, client: AdminClient)
     route.sample = Tick(1.0, ArmTick(), ArmTick(users=402, hurt=7))
     route.judge.shadow.rollouts, route.judge.shadow.false_alarms = 100, 1
     setup.controller.board.quarantine(route.slot, (3, 200))
-    route.rollout = replace(route.rollout, frozen=True)
+    route.rollout = replace(route.rollout, frozen=True, gate=Gate.CONFIRM_STEP)
     shop = await get(client, SHOP)
     assert shop["users"] == {"exposed": 402, "hurt": 7}
-    assert (shop["frozen"], shop["quarantined_groups"]) == (True, 2)
+    assert (shop["frozen"], shop["gate"], shop["quarantined_groups"]) == (True, "confirm_step", 2)
     assert shop["shadow"] == {"rollouts": 100, "false_alarms": 1, "upper": pytest.approx(0.0545, abs=0.0001)}
     samples = await scrape(client)
     assert samples["canaryproxy_users_exposed", ("shop",)] == 402

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from canaryproxy.admin.auth import is_authorized, is_own_host, is_own_origin, load_token
+from canaryproxy.admin.auth import bearer, is_own_host, is_own_origin, load_token
 from canaryproxy.config.quantities import Address
 from canaryproxy.errors import StartError
 
@@ -58,12 +58,12 @@ def test_a_token_file_that_is_of_no_use_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "expected"),
     [
-        *((good, True) for good in ("Bearer s3cret", "bearer  s3cret")),
-        *((bad, False) for bad in ("Bearer s3cre", "s3cret", "Basic s3cret", "", "Bearer ", "Bearer s3cret\udcff")),
+        *((good, "s3cret") for good in ("Bearer s3cret", "bearer  s3cret")),
+        *((bad, "") for bad in ("s3cret", "Basic s3cret", "", "Bearer ")),
     ],
 )
-def test_authorization(field: str, expected: bool) -> None:
-    assert is_authorized(field, "s3cret") is expected
+def test_authorization(field: str, expected: str) -> None:
+    assert bearer(field) == expected
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:9900", "127.0.0.1:9900", "[::1]:9900", "[::1]", "127.0.0.2:9900"])

@@ -178,6 +178,13 @@ def test_the_configuration_says_where_the_proxy_is(command: Command, api: Played
     assert command("rollback", "--config", "missing.yaml").err.startswith("canaryproxy: missing.yaml: no such file")
 
 
+def test_a_verb_that_leads_to_a_gate_says_so(operator: Command, api: Played) -> None:
+    api.answers["POST /api/v1/routes/shop/start"] = (200, done(step=1, weight_percent=0.0, gate="confirm_rollout"))
+    assert operator("start", "shop").out == (
+        "started: 0% on v2 (step 1 of 4), waits for confirm_rollout, applied by 4 of 4 workers\n"
+    )
+
+
 def test_health_is_the_exit_code(operator: Command, api: Played) -> None:
     api.answers["GET /readyz"] = (200, b"ok")
     assert (operator("health").code, operator("health").out) == (0, "ready\n")

@@ -37,3 +37,14 @@ def test_a_long_reason_is_cut_at_a_whole_character() -> None:
     outcome = page.outcome(asked)
     assert outcome is not None
     assert outcome.refusal == "€" * ((4096 - 64) // 3)
+
+
+def test_what_was_asked_last_can_be_withdrawn() -> None:
+    page = Handover()
+    first = page.ask()
+    assert not page.is_withdrawn(first)
+    page.withdraw()
+    assert page.is_withdrawn(first)
+    assert not page.is_withdrawn(0), "a reload that nobody asked for"
+    page.refuse(first, "withdrawn")
+    assert not page.is_withdrawn(page.ask())
