@@ -5,26 +5,19 @@ Both are read from the proxy's admin API, or from its state file (`--state`) whe
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
-from urllib.parse import quote
+from contextlib import suppress
+from datetime import datetime
+from itertools import islice, takewhile
+from typing import Annotated, Any
 
 import typer
 
-from canaryproxy.cli.client import Admin, RefusedError
+from canaryproxy.cli.client import RefusedError
 from canaryproxy.cli.options import RouteArgument, Session, operating
+from canaryproxy.cli.source import DECISIONS, RolloutOption, Source, StateOption, newest_first, opened
 from canaryproxy.cli.text import Answer, moment
 from canaryproxy.errors import CanaryproxyError, Problem
-
-if TYPE_CHECKING:
-    from canaryproxy.analysis.replay import Block
-    from canaryproxy.store.sqlite import SqliteStore
-
-#: Decisions, and blocks of a journal (about 2 kB each), that are asked for at once.
-_DECISIONS, _BLOCKS = 500, 200
 
 
 class DifferentError(CanaryproxyError):
@@ -33,56 +26,52 @@ class DifferentError(CanaryproxyError):
     code = "different"
 
 
-class Source(Protocol):
-    """Where decisions and journals of one route come from."""
-
-    name: str
-
-    def decisions(self, limit: int, before: int | None = None) -> list[Answer]:
-        """The newest first; those before id `before` when given."""
-
-    def rollouts(self) -> list[str]:
-        """Those of which there is a journal, the newest first."""
-
-    def blocks(self, rollout: str) -> Iterator[Block]:
-        """The journal of one of them."""
-
-
 @operating
 def decisions(  # noqa: PLR0917  each is an option of the command
     session: Session,
     route: RouteArgument = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, the newest first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Only those since then: 2h ago, or 2026-11-25T03:00.", show_default=False),
+    ] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND", help="Only this kind, for example rollback; may be repeated.", show_default=False),
+    ] = None,
     again: Annotated[
         bool, typer.Option("--replay", help="Make every verdict of a rollout again from the recorded counts, and compare.")
     ] = False,
-    rollout: Annotated[
-        str | None, typer.Option(metavar="ID", help="The rollout to replay. Default: the last one.", show_default=False)
-    ] = None,
-    state: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Read this state file, not the running proxy's API.", show_default=False),
-    ] = None,
+    rollout: RolloutOption = None,
+    state: StateOption = None,
 ) -> None:
     """List what was decided, and on which numbers."""
-    if state is None:
-        _show(session, _Api(session.admin, route), limit, again, rollout)
-        return
-    from canaryproxy.store.sqlite import SqliteStore
-
-    if not state.is_file():
-        raise RefusedError("--state", f"there is no file {str(state)!r}", "it is the one that state.path names")
-    with closing(SqliteStore(state, read_only=True)) as store:
-        _show(session, _File(store, route), limit, again, rollout)
+    with opened(session, route, state) as source:
+        if again:
+            _replay(session, source, rollout)
+        else:
+            _list(session, source, limit, since, kind or [])
 
 
-def _show(session: Session, source: Source, limit: int, again: bool, rollout: str | None) -> None:
-    if again:
-        _replay(session, source, rollout)
-        return
-    found = source.decisions(limit)
+def _list(session: Session, source: Source, limit: int, since: str | None, kinds: list[str]) -> None:
+    oldest = _moment(since) if since else 0.0
+    recent = takewhile(lambda made: made["at"] >= oldest, newest_first(source, min(limit, DECISIONS)))
+    found = list(islice((made for made in recent if not kinds or made["kind"] in kinds), limit))
     lines = [f"{moment(made['at'])}  {made['kind']:<8}  {made['sentence']}" for made in found]
-    session.show({"decisions": found}, "\n".join(lines) or "nothing has been decided yet")
+    which = " that is asked for" if since or kinds else ""
+    session.show({"decisions": found}, "\n".join(lines) or f"nothing{which} has been decided yet")
+
+
+def _moment(text: str) -> float:
+    """The wall time that `--since` means: so long ago, or that moment of local time."""
+    from canaryproxy.clock import SystemClock
+    from canaryproxy.config.quantities import parse_duration
+
+    with suppress(ValueError):
+        return SystemClock().wall() - parse_duration(text)
+    with suppress(ValueError):
+        return datetime.fromisoformat(text).astimezone().timestamp()
+    raise typer.BadParameter(f"{text!r} is neither a duration nor a time; write for example 2h or 2026-11-25T03:00")
 
 
 def _replay(session: Session, source: Source, rollout: str | None) -> None:
@@ -149,16 +138,14 @@ def _report(source: Source, rollout: str) -> dict[str, Any]:
 
 def _of(source: Source, rollout: str) -> Iterator[Answer]:
     """The decisions of a rollout that have a verdict, the newest first."""
-    before, begun = None, False
-    while page := source.decisions(_DECISIONS, before):
-        for made in page:
-            of = made["data"].get("journal", {}).get("rollout")
-            if of == rollout:
-                yield made
-            elif begun and of is not None:
-                return
-            begun = begun or of == rollout
-        before = page[-1]["id"]
+    begun = False
+    for made in newest_first(source):
+        of = made["data"].get("journal", {}).get("rollout")
+        if of == rollout:
+            yield made
+        elif begun and of is not None:
+            return
+        begun = begun or of == rollout
 
 
 def _compared(made: Answer, tick: int, differs: str | None) -> Answer:
@@ -179,56 +166,3 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         yield f"{moment(made['at'])}  {made['kind']:<8}  tick {made['tick']:<6}  {answer}  ({made['sentence']})"
     said = f"{report['differences']} differ" if report["differences"] else "all the same as recorded"
     yield f"rollout {report['rollout']}: {report['ticks']} verdicts made again from their counts: {said}"
-
-
-class _Api:
-    """The running proxy."""
-
-    def __init__(self, admin: Admin, route: str | None) -> None:
-        self._admin, self._path = admin, admin.route(route)
-        self.name = f"route {self._path.rpartition('/')[2]}"
-
-    def decisions(self, limit: int, before: int | None = None) -> list[Answer]:
-        older = "" if before is None else f"&before={before}"
-        found: list[Answer] = self._admin.get(f"{self._path}/decisions?limit={limit}{older}")["decisions"]
-        return found
-
-    def rollouts(self) -> list[str]:
-        found: list[str] = self._admin.get(f"{self._path}/journal")["rollouts"]
-        return found
-
-    def blocks(self, rollout: str) -> Iterator[Block]:
-        from canaryproxy.analysis.replay import Block
-
-        after = 0
-        while page := self._admin.get(f"{self._path}/journal/{quote(rollout, safe='')}?limit={_BLOCKS}&after={after}")["blocks"]:
-            for block in page:
-                yield Block(block["first"], block["ticks"], base64.b64decode(block["data"]))
-            after = page[-1]["id"]
-
-
-class _File:
-    """The state file of a proxy, whether it runs or not."""
-
-    def __init__(self, store: SqliteStore, route: str | None) -> None:
-        self._store = store
-        if route is None:
-            names = sorted(store.load())
-            if len(names) != 1:
-                raise RefusedError("route", f"there are {len(names)} routes", f"name one of {', '.join(names)}")
-            route = names[0]
-        self._route, self.name = route, f"route {route}"
-
-    def decisions(self, limit: int, before: int | None = None) -> list[Answer]:
-        return self._store.decisions(self._route, limit, before)
-
-    def rollouts(self) -> list[str]:
-        return self._store.rollouts(self._route)
-
-    def blocks(self, rollout: str) -> Iterator[Block]:
-        from canaryproxy.analysis.replay import Block
-
-        after = 0
-        while page := self._store.journal(self._route, rollout, _BLOCKS, after):
-            for after, block in page:  # noqa: B007
-                yield Block(block.first, block.ticks, block.data)

@@ -11,13 +11,14 @@ import inspect
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Concatenate, ParamSpec
 
 import typer
 
 from canaryproxy.cli.client import Admin
+from canaryproxy.errors import CanaryproxyError
 
 DEFAULT_ADMIN = "http://127.0.0.1:9900"
 DEFAULT_TOKEN_FILE = "./canaryproxy.token"
@@ -25,8 +26,25 @@ DEFAULT_TOKEN_FILE = "./canaryproxy.token"
 _PANEL = "Which proxy"
 _P = ParamSpec("_P")
 
+#: Seconds that a shell may wait for the names of the routes.
+_COMPLETION_TIMEOUT = 0.5
+
+
+def _route_names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The routes whose names begin so, for a shell; none where the proxy does not answer at once."""
+    which = {name: ctx.params.get(name) for name in ("admin", "token_file", "config")}
+    try:
+        routes = replace(locate(**which), timeout=_COMPLETION_TIMEOUT).routes()
+        return [name for route in routes if (name := str(route["route"])).startswith(incomplete)]
+    except (CanaryproxyError, KeyError, TypeError):
+        return []
+
+
 RouteArgument = Annotated[
-    str | None, typer.Argument(metavar="ROUTE", help="Not needed when there is only one route.", show_default=False)
+    str | None,
+    typer.Argument(
+        metavar="ROUTE", help="Not needed when there is only one route.", show_default=False, autocompletion=_route_names
+    ),
 ]
 ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kept with the decision.", show_default=False)]
 

@@ -178,7 +178,7 @@ def _report(name: str | None, source: str, configured: Route, traffic: Traffic, 
     from canaryproxy.control.settings import judge_settings
 
     rollout = configured.rollout
-    rungs = [Rung(step.weight / 10_000, step.hold) for step in rollout.steps if step.weight < 10_000]
+    rungs = [Rung(step.weight / 10_000, step.hold) for step in rollout.rungs if step.weight < 10_000]
     if not rungs:
         raise RefusedError("rollout.steps", "every step is at 100%: there is nobody left to compare with", "add one below")
     settings = judge_settings(configured)
@@ -189,8 +189,8 @@ def _report(name: str | None, source: str, configured: Route, traffic: Traffic, 
         warnings.append(Concern("no_latency", (), "latency is not in this plan: give --p95"))
     if traffic.users is None:
         warnings.append(Concern("no_users", (), "how many users a step has is not in this plan: give --users"))
-    if live is not None and live["steps"] != len(rollout.steps):
-        steps_there = f"the running proxy's plan has {live['steps']} steps, this one {len(rollout.steps)}"
+    if live is not None and live["steps"] != len(rollout.rungs):
+        steps_there = f"the running proxy's plan has {live['steps']} steps, this one {len(rollout.rungs)}"
         warnings.append(Concern("other_plan", (), f"{steps_there}: give its file as --config"))
     return _Report(name, source, traffic, steps, rollout.bake, first, tuple(warnings), live is not None)
 

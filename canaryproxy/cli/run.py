@@ -106,6 +106,7 @@ def check(
 def init(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="The file to write.")] = Path("canaryproxy.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Say as JSON what was written.")] = False,
 ) -> None:
     """Write a commented example configuration."""
     from canaryproxy.config.load import example_text
@@ -117,10 +118,11 @@ def init(
         raise StartError(str(path), "is there already", "--force overwrites it") from None
     except OSError as error:
         raise StartError(str(path), f"cannot be written ({error.strerror})", "give another path") from None
-    typer.echo(f"written: {path}; edit it, then: canaryproxy check {path}, canaryproxy run --config {path}")
+    then = f"edit it, then: canaryproxy check {path}, canaryproxy run --config {path}"
+    typer.echo(json.dumps({"written": str(path)}) if as_json else f"written: {path}; {then}")
 
 
-def schema() -> None:
+def schema(_as_json: Annotated[bool, typer.Option("--json", help="As JSON, which it always is.")] = False) -> None:
     """Print the JSON Schema of the configuration file, for editors."""
     from canaryproxy.config.load import json_schema
 
@@ -131,11 +133,12 @@ def demo(
     scenario: Annotated[Scenario, typer.Option(help="What is wrong with the new version.")] = Scenario.ERRORS,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of a live picture.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Where users come in; 0: any free port.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Only how it ended, as JSON.")] = False,
 ) -> None:
     """Watch a whole rollout: two small app servers, made-up users, a new version that goes wrong, and what the proxy does."""
     from canaryproxy.cli.demo import main
 
-    raise typer.Exit(main(scenario.value, plain=plain, port=port))
+    raise typer.Exit(main(scenario.value, plain=plain, port=port, as_json=as_json))
 
 
 def _warn(found: list[Problem]) -> None:
@@ -153,5 +156,5 @@ def _plan(route: Route) -> str:
 
     if route.canary is None:
         return f"all to {route.stable}, no canary"
-    steps = ", ".join(f"{format_percent(step.weight)} for {format_duration(step.hold)}" for step in route.rollout.steps)
+    steps = ", ".join(f"{format_percent(step.weight)} for {format_duration(step.hold)}" for step in route.rollout.rungs)
     return f"{route.stable} -> {route.canary}: {steps}, then 100% for {format_duration(route.rollout.bake)}"

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from canaryproxy.cli.client import UnreachableError
+from canaryproxy.cli.client import FailedError, UnreachableError
 from canaryproxy.cli.options import RouteArgument, Session, operating
 from canaryproxy.cli.text import Answer, cell, findings, step
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
 #: Seconds between two refreshes: the proxy judges once a second.
 REFRESH = 1.0
@@ -44,38 +45,61 @@ def status(
     if not watch:
         _show(session, look())
         return
-    try:
-        _watch(session, look)
-    except KeyboardInterrupt:
-        return
+    if session.as_json:
+        _watch_lines(look)
+    else:
+        _watch(look)
 
 
 def _show(session: Session, answer: Answer) -> None:
     if session.as_json:
         typer.echo(json.dumps(answer, indent=2))
-        return
+    else:
+        _console().print(_table(answer))
+
+
+def _console() -> Console:
     from rich.console import Console
 
     console = Console()
     if not console.is_terminal:
         console.width = _UNBROKEN
-    console.print(_table(answer))
+    return console
 
 
-def _watch(session: Session, look: Callable[[], Answer]) -> None:
-    """Show the routes again and again; a proxy that restarts is waited for, a program gets a line of JSON each time."""
-    from rich.live import Live
-
-    with Live(auto_refresh=False) as live:
+def _watch_lines(look: Callable[[], Answer]) -> None:
+    """A line of JSON for each look, for programs; a proxy that restarts is waited for, and said on stderr."""
+    with suppress(KeyboardInterrupt):
         while True:
             try:
-                if session.as_json:
-                    typer.echo(json.dumps(look()))
-                else:
-                    live.update(_table(look()), refresh=True)
-            except UnreachableError as error:
-                live.update(f"canaryproxy: {error}", refresh=True)
+                typer.echo(json.dumps(look()))
+            except (UnreachableError, FailedError) as error:
+                typer.echo(f"canaryproxy: {error}", err=True)
             time.sleep(REFRESH)
+
+
+def _watch(look: Callable[[], Answer]) -> None:
+    """The routes again and again, on a screen of their own, so that another size of it leaves nothing behind.
+
+    A proxy that restarts is waited for, what was seen last stays in sight. What was seen last is left on the terminal, too.
+    """
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    console = _console()
+    shown: RenderableType = Text("")
+    with suppress(KeyboardInterrupt), Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
+        while True:
+            try:
+                shown = _table(look())
+            except (UnreachableError, FailedError) as error:
+                live.update(Group(shown, Text(f"canaryproxy: {error}", style="red")), refresh=True)
+            else:
+                live.update(shown, refresh=True)
+            time.sleep(REFRESH)
+    if console.is_terminal:
+        console.print(shown)
 
 
 def _table(answer: Answer) -> RenderableType:

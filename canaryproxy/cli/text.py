@@ -9,6 +9,10 @@ from typing import Any
 Answer = dict[str, Any]
 
 
+#: Gates that are no hook's.
+_WAITS = {"pause": "a resume"}
+
+
 def result(done: str, answer: Answer) -> str:
     """What a verb led to: `rolled back: 0% on v2, applied by 4 of 4 workers`."""
     return f"{done}: {_place(answer)}, applied by {answer['applied_by']} of {answer['workers']} workers"
@@ -20,11 +24,12 @@ def _place(answer: Answer) -> str:
     if answer["canary"] is None:
         return f"100% on {answer['stable']['pool']}"
     share = f"{answer['weight_percent']:g}% on {answer['canary']['pool']}"
+    gate = f", waits for {_WAITS.get(answer['gate'], answer['gate'])}" if answer.get("gate") else ""
     match answer["phase"]:
         case "progressing" | "paused":
-            return f"{share} (step {step(answer)})"
+            return f"{share} (step {step(answer)}){gate}"
         case "baking":
-            return f"{share} (bake)"
+            return f"{share} (bake){gate}"
     return share
 
 
@@ -38,17 +43,42 @@ def findings(answer: Answer) -> list[str]:
     phase, lines = answer["phase"], []
     if answer["reason"] and phase in ("paused", "rolled_back", "promoted"):
         lines.append(f"{phase.replace('_', ' ')}: {answer['reason']}")
+    if phase in ("progressing", "paused", "baking") and answer.get("plan"):
+        lines.append(f"plan: {ladder(answer)}")
     if phase in ("progressing", "baking"):
-        lines.append(f"held for {answer['held']:.0f} of {answer['hold']:.0f} s")
+        share = f" ({min(answer['held'] / answer['hold'], 1):.0%})" if answer["hold"] else ""
+        lines.append(f"held for {answer['held']:.0f} of {answer['hold']:.0f} s{share}")
+    if answer.get("gate") and phase in ("progressing", "paused", "baking"):
+        lines.append(f"waits: {_GATES.get(answer['gate'], answer['gate'])}")
     if answer["frozen"]:
         lines.append("frozen: stable itself is bad; goes on by itself when it is well again")
     if answer["users"]["exposed"] and phase not in ("idle", "promoted"):
         lines.append(f"users exposed: {answer['users']['exposed']:,}, hurt: {answer['users']['hurt']:,}")
     if answer["verdict"] and phase in ("progressing", "paused", "baking"):
         lines.append(f"{answer['verdict']}: {answer['sentence']}")
+    if (deploy := answer.get("deploy") or {}).get("state") in ("handing_over", "pending"):
+        lines.append(f"deploy of {deploy['canary']}, {deploy['state'].replace('_', ' ')}: {deploy['detail']}")
     if not answer["saved"]:
         lines.append("not saved: the state cannot be written; see the proxy's log")
     return lines
+
+
+#: A gate, and how it is opened.
+_GATES = {"pause": "a pause of the plan; resume or promote goes on"} | {
+    gate: f"the hook {gate} has not said yes yet; promote goes on without it"
+    for gate in ("confirm_rollout", "pre_rollout", "confirm_step", "confirm_promotion")
+}
+
+
+def ladder(answer: Answer) -> str:
+    """The plan with the place where the rollout is: `1% > [5%] > 25% > bake`; a pause after a step is `||`."""
+    plan, baking = answer["plan"], answer["phase"] == "baking"
+    rungs = []
+    for number, rung in enumerate(plan["steps"], 1):
+        weight = f"{rung['weight_percent']:g}%"
+        here = number == answer["step"] and not baking
+        rungs.append((f"[{weight}]" if here else weight) + ("" if rung.get("pause") is None else " ||"))
+    return " > ".join([*rungs, "[bake]" if baking else "bake"])
 
 
 def cell(variant: Answer, name: str, form: str) -> str:

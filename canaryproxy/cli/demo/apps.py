@@ -1,8 +1,8 @@
-"""One small shop application as a process of its own: `python -m canaryproxy.cli.demo.apps VERSION FAULT SECONDS`.
+"""One small shop application as a process of its own: `python -m canaryproxy.cli.demo.apps VERSION FAULT SECONDS [PORT SHARE]`.
 
-Started twice by `story`, as v1 without a fault and as v2 with the scenario's. It answers JSON after a lognormal few
-milliseconds and tells its parent its port first, then whom it has hurt: so the demo's figures do not rest on what the proxy
-says of itself.
+Started twice by `story`, as v1 without a fault and as v2 with the scenario's, and so by the drill (`drill.stage`), which
+says by SIGUSR1 when the fault begins and by SIGUSR2 when it ends. It answers JSON after a lognormal few milliseconds and tells
+its parent its port first, then whom it has hurt: so no figure rests on what the proxy says of itself.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import signal
 import sys
 from typing import Any, cast
 
@@ -27,11 +28,13 @@ _NOW = SystemClock.monotonic
 class App:
     """The application's state: its fault (from `fault_after` seconds after its first request on), and what it counts."""
 
-    def __init__(self, version: str, fault: Fault, fault_after: float, rng: random.Random) -> None:
+    def __init__(self, version: str, fault: Fault, fault_after: float, rng: random.Random, share: float | None = None) -> None:
+        """`share`: of the requests that errors and hangs hit, the demo's if None."""
         self.version, self._fault, self._fault_after, self._rng = version, fault, fault_after, rng
+        self._share = share if share is not None else {Fault.ERRORS: ERROR_SHARE, Fault.HANG: HANG_SHARE}.get(fault, 1.0)
         self._faulty_from = float("inf")
         self._served = 0
-        self._last_sent = 0.0
+        self._last_sent = self._last_began = 0.0
         self._first_fault: float | None = None
         self._last_fault: float | None = None
         self._new_faults: list[tuple[int, str]] = []
@@ -41,17 +44,25 @@ class App:
         if self._served == 0:
             self._faulty_from = now + self._fault_after
         self._served += 1
-        self._last_sent = max(self._last_sent, sent)
+        self._last_sent, self._last_began = max(self._last_sent, sent), now
         delay = self._rng.lognormvariate(0, _SIGMA) * _MEDIAN
         if now < self._faulty_from:
             return delay, 200, False
-        if self._fault is Fault.ERRORS and self._rng.random() < ERROR_SHARE:
+        if self._fault is Fault.ERRORS and self._rng.random() < self._share:
             return delay, 500, True
         if self._fault is Fault.SLOW:
             return delay + SLOWER, 200, True
-        if self._fault is Fault.HANG and self._rng.random() < HANG_SHARE:
+        if self._fault is Fault.HANG and self._rng.random() < self._share:
             return None, 0, True
         return delay, 200, False
+
+    def begin_fault(self, now: float) -> None:
+        """From now on the fault is served; what was told of an earlier one is over."""
+        self._faulty_from, self._first_fault = now, None
+
+    def end_fault(self) -> None:
+        """From now on it is not."""
+        self._faulty_from = float("inf")
 
     def note_fault(self, now: float, request_id: int, user: str) -> None:
         """Count a fault at the moment it is served (a hang: begins)."""
@@ -65,6 +76,7 @@ class App:
         return {
             "served": self._served,
             "last_sent": self._last_sent,
+            "last_began": self._last_began,
             "first_fault": self._first_fault,
             "last_fault": self._last_fault,
             "faults": faults,
@@ -121,14 +133,17 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
 
-async def serve(version: str, fault: Fault, fault_after: float) -> None:
-    """Serve on a free port of the loopback until SIGTERM; the first line to the parent is the port."""
-    app = App(version, fault, fault_after, random.Random(version))
-    server = await asyncio.get_running_loop().create_server(lambda: Connection(app), "127.0.0.1", 0)
+async def serve(version: str, fault: Fault, fault_after: float, port: int = 0, share: float | None = None) -> None:
+    """Serve on a port of the loopback (0: a free one) until SIGTERM; the first line to the parent is the port."""
+    app = App(version, fault, fault_after, random.Random(version), share)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGUSR1, lambda: app.begin_fault(_NOW()))
+    loop.add_signal_handler(signal.SIGUSR2, app.end_fault)
+    server = await loop.create_server(lambda: Connection(app), "127.0.0.1", port)
     tell({"port": server.sockets[0].getsockname()[1]})
     await tell_until_stopped(app.counts)
     tell(app.counts())
 
 
 if __name__ == "__main__":
-    run(serve(sys.argv[1], Fault(sys.argv[2]), float(sys.argv[3])))
+    run(serve(sys.argv[1], Fault(sys.argv[2]), float(sys.argv[3]), *map(int, sys.argv[4:5]), *map(float, sys.argv[5:6])))

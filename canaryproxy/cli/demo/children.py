@@ -1,4 +1,4 @@
-"""The demo's processes: started on a leash, listened to, and ended for certain. Used by `story` only.
+"""The processes of the demo and the drill: started on a leash, listened to, and ended for certain.
 
 Each child is the leader of a session of its own: Ctrl-C in the terminal reaches the demo alone, which ends them in order, and a
 whole group can be killed if it does not go by itself.
@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+from canaryproxy.cli.client import Admin
+from canaryproxy.clock import SystemClock
 from canaryproxy.errors import StartError
 
 _LEASH = str(Path(__file__).with_name("leash.py"))
 _TAIL = 8
+_START_LIMIT = 15.0
+_PROXY_PATIENCE = 5.0
+_SERVING = re.compile(r"serving on http://\S+?:(\d+)\b.*admin on (http://\S+:\d+)")
 
 
 class Child:
@@ -38,6 +45,24 @@ class Child:
     def exit_code(self) -> int | None:
         """None while it runs."""
         return self._process.returncode
+
+    @property
+    def pid(self) -> int:
+        """Of the command itself: the leash has become it."""
+        return self._process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, if it still runs."""
+        with suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    async def until_ready(self, ready: Callable[[], bool]) -> None:
+        """Wait until it has said what it is to say at its start; raises StartError when that does not come."""
+        limit = SystemClock.monotonic() + _START_LIMIT
+        while not ready():
+            if self.exit_code is not None or SystemClock.monotonic() > limit:
+                raise await self.failure()
+            await asyncio.sleep(0.02)
 
     async def stop(self, patience: float) -> None:
         """Ended, and all it said was heard: asked with SIGTERM, after `patience` seconds killed with all it started."""
@@ -90,3 +115,36 @@ async def child(
         yield running
     finally:
         await running.stop(patience)
+
+
+async def start_proxy(stack: AsyncExitStack, folder: Path, config: str) -> tuple[Child, int, Admin]:
+    """A proxy with this configuration, its token in `folder/token`: its process, the port where it serves, its admin endpoint."""
+    file, serving = folder / "canaryproxy.yaml", list[re.Match[str]]()
+    file.write_text(config)
+
+    def hear(line: str) -> None:
+        serving.extend(filter(None, [_SERVING.search(line)]))
+
+    command = ("canaryproxy", "run", "--config", str(file))
+    proxy = await stack.enter_async_context(child("proxy", *command, on_complaint=hear, patience=_PROXY_PATIENCE))
+    await proxy.until_ready(lambda: bool(serving))
+    port, url = serving[0].groups()
+    return proxy, int(port), Admin(url, folder / "token")
+
+
+async def until_signal(work: Coroutine[Any, Any, int]) -> int:
+    """The exit code of the work; the first signal ends it early (128 + number), more do not disturb the cleaning up."""
+    working = asyncio.ensure_future(work)
+    received: list[int] = []
+
+    def end(number: int) -> None:
+        if not received:
+            working.cancel()
+        received.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, end, number)
+    try:
+        return await working
+    except asyncio.CancelledError:
+        return 128 + received[0]

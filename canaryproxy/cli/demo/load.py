@@ -1,4 +1,4 @@
-"""The demo's users as a process of its own: `python -m canaryproxy.cli.demo.load PORT`, started by `story`.
+"""The demo's users as a process of its own: `python -m canaryproxy.cli.demo.load PORT [RATE USERS]`, started by `story`.
 
 Open loop: requests are due by the clock, not by the last answer, so a slow or hanging variant is not spared; what is
 outstanding is capped, so a proxy that answers nothing does not fill the machine. Every request carries its number, its user
@@ -221,14 +221,14 @@ class Users:
         }
 
 
-async def send(port: int) -> None:
+async def send(port: int, rate: int = RATE, population: int = USERS) -> None:
     """Send the demo's load to the proxy until SIGTERM, then wait for what is out and tell the last counts."""
     loop = asyncio.get_running_loop()
 
     async def connect(users: Users) -> Connection:
         return (await loop.create_connection(lambda: Connection(users), "127.0.0.1", port))[1]
 
-    users = Users(connect, random.Random(port))
+    users = Users(connect, random.Random(port), rate, population)
     await users.start()
     async with asyncio.TaskGroup() as tasks:
         telling = tasks.create_task(tell_until_stopped(users.counts))
@@ -238,4 +238,4 @@ async def send(port: int) -> None:
 
 
 if __name__ == "__main__":
-    run(send(int(sys.argv[1])))
+    run(send(*map(int, sys.argv[1:])))

@@ -8,29 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from canaryproxy.cli.client import Admin, UnreachableError
-from canaryproxy.cli.demo.children import Child, child
+from canaryproxy.cli.demo.children import Child, child, start_proxy
 from canaryproxy.cli.demo.figures import Ending, objections, summary
 from canaryproxy.cli.demo.scenario import AFTERMATH, ANSWER_LIMIT, BASELINE, RATE, ROUTE, TIME_LIMIT, Fault, Scenario, config_text
 from canaryproxy.cli.demo.scene import Scene, View
 from canaryproxy.clock import SystemClock
 
 _LOOK_EVERY = 0.25
-_START_LIMIT = 15.0
 #: Seconds without the admin API after which the demo gives up; a controller that was restarted is back sooner.
 _SILENCE_LIMIT = 10.0
 #: Seconds for a child to end by itself once asked: the users wait for their last answers, the proxy drains.
 _LOAD_PATIENCE = ANSWER_LIMIT + 4.0
-_PROXY_PATIENCE = 5.0
 _APP_PATIENCE = 2.0
-_SERVING = re.compile(r"serving on http://\S+?:(\d+)\b.*admin on (http://\S+:\d+)")
 
 
 class Story:
@@ -42,7 +37,6 @@ class Story:
         self._began = self._clock.monotonic()
         self._scene = Scene(scenario)
         self._ports: dict[str, int] = {}
-        self._serving: re.Match[str] | None = None
         self._children: list[Child] = []
         self._admin: Admin
         self._heard = self._began
@@ -79,27 +73,16 @@ class Story:
         for version, fault in (("v1", Fault.NONE), ("v2", self._scenario.fault)):
             hear = partial(self._hear_app, version)
             module = ("canaryproxy.cli.demo.apps", version, fault, str(self._scenario.fault_after))
-            app = child(version, *module, on_line=hear, patience=_APP_PATIENCE)
-            await self._until_ready(await stack.enter_async_context(app), lambda version=version: version in self._ports)
-        config = folder / "canaryproxy.yaml"
-        config.write_text(config_text(str(folder), self._port, self._ports["v1"], self._ports["v2"]))
-        command = ("canaryproxy", "run", "--config", str(config))
-        proxy = child("proxy", *command, on_complaint=self._hear_proxy, patience=_PROXY_PATIENCE)
-        await self._until_ready(await stack.enter_async_context(proxy), lambda: self._serving is not None)
-        assert self._serving is not None
-        port, admin_url = self._serving.groups()
-        self._admin = Admin(admin_url, folder / "token")
-        users = child("users", "canaryproxy.cli.demo.load", port, on_line=self._hear_load, patience=_LOAD_PATIENCE)
-        await self._until_ready(await stack.enter_async_context(users), lambda: bool(self._scene.tally.load))
+            app = await stack.enter_async_context(child(version, *module, on_line=hear, patience=_APP_PATIENCE))
+            await app.until_ready(lambda version=version: version in self._ports)  # type: ignore[misc]
+            self._children.append(app)
+        text = config_text(str(folder), self._port, self._ports["v1"], self._ports["v2"])
+        proxy, port, self._admin = await start_proxy(stack, folder, text)
+        users = child("users", "canaryproxy.cli.demo.load", str(port), on_line=self._hear_load, patience=_LOAD_PATIENCE)
+        sending = await stack.enter_async_context(users)
+        await sending.until_ready(lambda: bool(self._scene.tally.load))
+        self._children += [proxy, sending]
         return f"http://127.0.0.1:{port}"
-
-    async def _until_ready(self, starting: Child, ready: Any) -> None:
-        limit = self._clock.monotonic() + _START_LIMIT
-        while not ready():
-            if starting.exit_code is not None or self._clock.monotonic() > limit:
-                raise await starting.failure()
-            await asyncio.sleep(0.02)
-        self._children.append(starting)
 
     def _hear_app(self, version: str, line: str) -> None:
         told = json.loads(line)
@@ -112,9 +95,6 @@ class Story:
 
     def _hear_load(self, line: str) -> None:
         self._scene.tally.hear_load(json.loads(line))
-
-    def _hear_proxy(self, line: str) -> None:
-        self._serving = self._serving or _SERVING.search(line)
 
     # --- Watching ---
 

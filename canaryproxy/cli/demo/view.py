@@ -6,6 +6,7 @@ kept for harm.
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Callable
 from typing import TextIO
@@ -28,6 +29,22 @@ _BAR = 26
 _MOMENT = 10
 _DECISION_LINES = 5
 _METRICS = (("error_rate", "error rate"), ("latency_p95", "p95 latency"))
+
+
+class JsonView:
+    """Only how it ended, for programs."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def show(self, scene: Scene) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def end(self, figures: list[tuple[str, str]], objections: list[str]) -> None:
+        print(json.dumps({"figures": dict(figures), "objections": objections}, indent=2), file=self._out, flush=True)
 
 
 class PlainView:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -109,6 +111,41 @@ def test_decisions_of_a_state_file_are_listed(command: Command, state: Callable[
     assert [line.split("  ")[1] for line in ran.out.splitlines()] == ["rollback", "verdict"]
 
 
+def _numbered(*made: tuple[int, float, str]) -> list[dict[str, Any]]:
+    return [{"id": n, "at": at, "kind": kind, "sentence": f"s{n}", "data": {}} for n, at, kind in made]
+
+
+def test_more_than_one_page_of_decisions_is_asked_for_page_by_page(operator: Command, api: Played) -> None:
+    path = "GET /api/v1/routes/shop/decisions?limit=500"
+    pages = [_numbered(*((n, 1.7e9, "step") for n in range(high, high - 500, -1))) for high in (1500, 1000, 500)]
+    api.answers |= {path: (200, {"decisions": pages[0]}), f"{path}&before=1001": (200, {"decisions": pages[1]})}
+    api.answers[f"{path}&before=501"] = (200, {"decisions": pages[2]})
+    found = json.loads(operator("decisions", "shop", "--limit", "1200", "--json").out)["decisions"]
+    assert [one["id"] for one in found] == list(range(1500, 300, -1))
+
+
+def test_decisions_of_one_kind_since_a_time(operator: Command, api: Played) -> None:
+    now = time.time()
+    made = _numbered((4, now - 60, "step"), (3, now - 120, "rollback"), (2, now - 180, "pause"), (1, now - 7200, "rollback"))
+    for limit in (2, 20):
+        api.answers[f"GET /api/v1/routes/shop/decisions?limit={limit}"] = (200, {"decisions": made})
+
+    def ids(*words: str) -> list[int]:
+        return [one["id"] for one in json.loads(operator("decisions", "shop", "--json", *words).out)["decisions"]]
+
+    assert ids("--since", "1h") == [4, 3, 2]
+    assert ids("--since", datetime.fromtimestamp(now - 130, UTC).isoformat()) == [4, 3]
+    assert ids("--kind", "rollback") == [3, 1]
+    assert ids("--kind", "rollback", "--kind", "pause", "--since", "1h") == [3, 2]
+    assert operator("decisions", "shop", "--since", "10s").out == "nothing that is asked for has been decided yet\n"
+
+
+def test_a_time_that_is_none_is_a_usage_error(operator: Command) -> None:
+    ran = operator("decisions", "shop", "--since", "lunch")
+    assert ran.code == 2
+    assert "'lunch' is neither a duration nor a time" in ran.err
+
+
 def test_verdicts_are_made_again_from_the_state_file(command: Command, state: Callable[..., str]) -> None:
     ran = command("decisions", "--replay", "--state", state())
     assert (ran.code, ran.err) == (0, "")
@@ -133,9 +170,7 @@ def test_verdicts_are_made_again_over_the_api(operator: Command, api: Played) ->
         f"{path}/journal/{ROLLOUT}?limit=200&after=0": (200, {"blocks": blocks[:2]}),
         f"{path}/journal/{ROLLOUT}?limit=200&after=8": (200, {"blocks": blocks[2:]}),
         f"{path}/journal/{ROLLOUT}?limit=200&after=9": (200, {"blocks": []}),
-        f"{path}/decisions?limit=500": (200, {"decisions": made[:2]}),
-        f"{path}/decisions?limit=500&before=2": (200, {"decisions": made[2:]}),
-        f"{path}/decisions?limit=500&before=1": (200, {"decisions": []}),
+        f"{path}/decisions?limit=500": (200, {"decisions": made}),
     }
     ran = operator("decisions", "shop", "--replay", "--json")
     assert (ran.code, ran.err) == (0, "")

@@ -169,7 +169,8 @@ def test_init_overwrites_only_when_forced(command: Command) -> None:
 
 def test_demo_is_told_its_scenario(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     played = ModuleType("canaryproxy.cli.demo")
-    played.main = lambda scenario, **options: 0 if (scenario, options) == ("slow", {"plain": True, "port": 0}) else 9  # type: ignore[attr-defined]
+    wanted = ("slow", {"plain": True, "port": 0, "as_json": False})
+    played.main = lambda scenario, **options: 0 if (scenario, options) == wanted else 9  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "canaryproxy.cli.demo", played)
     assert command("demo", "--scenario", "slow", "--plain").code == 0
     assert command("demo", "--scenario", "fast").code == 2

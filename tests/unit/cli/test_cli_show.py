@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from played_admin import Command, Played, route
 
+from canaryproxy.cli.client import Admin, UnreachableError
+
 pytest_plugins = ["played_admin"]
+
+
+PLAN = {
+    "steps": [{"weight_percent": 1.0, "hold": 60, "pause": 0}, {"weight_percent": 5.0, "hold": 600, "pause": None}],
+    "bake": {"weight_percent": 100.0, "hold": 60},
+}
 
 
 @pytest.fixture
@@ -34,7 +43,7 @@ def test_both_variants_stand_side_by_side(operator: Command, api: Played) -> Non
         "",
     ]
     assert lines[5:] == [
-        "shop: held for 81 of 600 s",
+        "shop: held for 81 of 600 s (14%)",
         "shop: inconclusive: canary 8/402 failed (2.0 %), stable 41/39800 (0.10 %), evidence 85 to 1",
     ]
 
@@ -46,7 +55,7 @@ def test_both_variants_stand_side_by_side(operator: Command, api: Played) -> Non
         ({"phase": "promoted", "reason": "health proven", "verdict": "pass"}, ["shop: promoted: health proven"]),
         ({"phase": "rolled_back", "reason": "too slow"}, ["shop: rolled back: too slow"]),
         ({"phase": "paused", "reason": "lunch", "sentence": "s"}, ["shop: paused: lunch", "shop: inconclusive: s"]),
-        ({"phase": "baking", "verdict": None}, ["shop: held for 81 of 600 s"]),
+        ({"phase": "baking", "verdict": None}, ["shop: held for 81 of 600 s (14%)"]),
         (
             {"phase": "rolled_back", "reason": "too slow", "users": {"exposed": 1402, "hurt": 7}},
             ["shop: rolled back: too slow", "shop: users exposed: 1,402, hurt: 7"],
@@ -55,10 +64,22 @@ def test_both_variants_stand_side_by_side(operator: Command, api: Played) -> Non
         (
             {"frozen": True, "verdict": None, "users": {"exposed": 3, "hurt": 0}},
             [
-                "shop: held for 81 of 600 s",
+                "shop: held for 81 of 600 s (14%)",
                 "shop: frozen: stable itself is bad; goes on by itself when it is well again",
                 "shop: users exposed: 3, hurt: 0",
             ],
+        ),
+        (
+            {"verdict": None, "gate": "confirm_step", "plan": PLAN},
+            [
+                "shop: plan: 1% || > [5%] > bake",
+                "shop: held for 81 of 600 s (14%)",
+                "shop: waits: the hook confirm_step has not said yes yet; promote goes on without it",
+            ],
+        ),
+        (
+            {"phase": "baking", "verdict": None, "hold": 0, "plan": PLAN},
+            ["shop: plan: 1% || > 5% > [bake]", "shop: held for 81 of 0 s"],
         ),
         ({"phase": "idle", "saved": False}, ["shop: not saved: the state cannot be written; see the proxy's log"]),
     ],
@@ -98,3 +119,38 @@ def test_a_watch_waits_for_a_proxy_that_restarts(command: Command) -> None:
     ran = command("status", "--watch", "--admin", "http://127.0.0.1:1")
     assert ran.code == 0
     assert "is the proxy running?" in " ".join(ran.out.split())
+
+
+@pytest.mark.usefixtures("one_look")
+def test_a_watch_in_json_says_beside_it_that_nobody_answers(command: Command) -> None:
+    ran = command("status", "--watch", "--json", "--admin", "http://127.0.0.1:1")
+    assert (ran.code, ran.out) == (0, "")
+    assert ran.err.count("is the proxy running?") == 2
+
+
+@pytest.mark.usefixtures("one_look")
+def test_a_watch_keeps_in_sight_what_it_saw_last(operator: Command, api: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.answers["GET /api/v1/routes"] = (200, {"routes": [route()]})
+    asked: list[str] = []
+
+    def get(admin: Admin, path: str) -> dict[str, Any]:
+        asked.append(path)
+        if len(asked) > 1:
+            raise UnreachableError("x", "connection refused")
+        return {"routes": [route()]}
+
+    monkeypatch.setattr(Admin, "get", get)
+    ran = operator("status", "--watch")
+    assert "canary 8/402 failed" in ran.out
+    assert "canaryproxy: x: connection refused" in ran.out
+
+
+def test_a_watch_of_a_route_that_is_not_there_ends(operator: Command) -> None:
+    ran = operator("status", "shoop", "--watch")
+    assert (ran.code, ran.err) == (1, "canaryproxy: no such path\n")
+
+
+@pytest.mark.usefixtures("one_look")
+def test_a_watch_waits_for_a_proxy_that_cannot_answer_yet(operator: Command, api: Played) -> None:
+    api.answers["GET /api/v1/routes"] = (503, {"error": {"code": "store", "message": "not now", "hint": ""}})
+    assert "canaryproxy: not now" in operator("status", "--watch").out

@@ -49,8 +49,21 @@ def test_a_fault_is_told_once() -> None:
     assert made.counts() == {
         "served": 1,
         "last_sent": 99.9,
+        "last_began": 100.0,
         "first_fault": 105.0,
         "last_fault": 106.0,
         "faults": [(7, "a"), (8, "b")],
     }
     assert made.counts()["faults"] == []
+
+
+def test_a_fault_that_is_switched_on_and_off() -> None:
+    made = App("v2", Fault.ERRORS, float("inf"), random.Random(1), 1.0)
+    assert made.decide(100.0, 99.9)[1] == 200
+    made.note_fault(100.5, 1, "a")
+    made.begin_fault(101.0)
+    assert made.counts()["first_fault"] is None
+    assert made.decide(101.0, 100.9)[1] == 500
+    made.end_fault()
+    assert made.decide(102.0, 101.9)[1] == 200
+    assert made.counts()["last_began"] == 102.0

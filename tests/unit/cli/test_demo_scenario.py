@@ -11,7 +11,7 @@ from canaryproxy.config.schema import Config
 
 def test_the_configuration_is_valid() -> None:
     config = Config.model_validate(yaml.safe_load(config_text("/tmp/demo {1, #2}", 0, 8001, 8002)))
-    assert [step.weight for step in config.routes[ROUTE].rollout.steps] == [weight * 100 for weight in WEIGHTS]
+    assert [step.weight for step in config.routes[ROUTE].rollout.rungs] == [weight * 100 for weight in WEIGHTS]
     assert config.timeouts.response_head == ANSWER_LIMIT
     assert config.admin.token_file == "/tmp/demo {1, #2}/token"
 
