@@ -8,16 +8,16 @@ that outruns its evidence is a sped-up blue-green.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import combinations, pairwise
 
-from canaryproxy.config import check_network
+from canaryproxy.config import check_network, check_outside, check_overrides, hooks
 from canaryproxy.config.check_network import Finding, found, is_loopback, reported
 from canaryproxy.config.explain import did_you_mean
 from canaryproxy.config.metrics import OnBreach
 from canaryproxy.config.names import parse_name
 from canaryproxy.config.quantities import format_duration, format_percent
-from canaryproxy.config.schema import Config, Rollout, Route
+from canaryproxy.config.schema import Config, Rollout, Route, Step
 from canaryproxy.errors import Problem
 
 MIN_HOLD = 60  # seconds; below it a fault that needs a minute of traffic to show is not seen
@@ -103,37 +103,76 @@ def _user_header(config: Config, place: str, header: str) -> Iterator[Finding]:
 def _steps(config: Config) -> Iterator[Finding]:
     for name, route in config.routes.items():
         place, rollout = f"routes.{name}.rollout", route.rollout
-        for index, (before, step) in enumerate(pairwise(rollout.steps), 1):
+        steps = _placed_steps(f"{place}.steps", rollout)
+        yield from _pauses(f"{place}.steps", rollout)
+        for (_, before), (where, step) in pairwise(steps):
             if step.weight <= before.weight:
                 what = f"{format_percent(step.weight)} is not more than the {format_percent(before.weight)} of the step before"
-                yield found(f"{place}.steps[{index}].weight", what, "let the weights rise")
+                yield found(f"{where}.weight", what, "let the weights rise")
         longest = format_duration(rollout.max_step_duration)
-        for index, step in enumerate(rollout.steps):
+        for where, step in steps:
             if step.hold > rollout.max_step_duration:
                 what = f"{format_duration(step.hold)} is longer than max_step_duration ({longest}): the step ends as inconclusive"
                 hint = "hold for less or raise max_step_duration"
-                yield found(f"{place}.steps[{index}].hold", what, hint, f"{place}.max_step_duration")
+                yield found(f"{where}.hold", what, hint, f"{place}.max_step_duration")
+        yield from _limits(place, rollout, steps)
         if not rollout.i_accept_the_risk:
-            for finding in _risks(place, rollout):
+            for finding in _risks(steps):
                 yield Finding(finding.problem, (f"{place}.i_accept_the_risk",))
 
 
-def _risks(place: str, rollout: Rollout) -> Iterator[Finding]:
-    first, last = rollout.steps[0].weight, rollout.steps[-1].weight
-    for index, step in enumerate(rollout.steps):
+def _placed_steps(place: str, rollout: Rollout) -> list[tuple[str, Step]]:
+    """The steps that give a weight, each with its place in the file."""
+    return [(f"{place}[{index}]", step) for index, step in enumerate(rollout.steps) if isinstance(step, Step)]
+
+
+def _pauses(place: str, rollout: Rollout) -> Iterator[Finding]:
+    for index, item in enumerate(rollout.steps):
+        if isinstance(item, Step):
+            continue
+        if index == 0:
+            what = "is a pause before anybody is on the canary"
+            yield found(
+                f"{place}[0]", what, "begin with a weight; to wait before the first step, use a hook of type confirm_rollout"
+            )
+        elif not isinstance(rollout.steps[index - 1], Step):
+            yield found(f"{place}[{index}]", "is a pause right after another", "write one pause, as long as both")
+
+
+def _limits(place: str, rollout: Rollout, steps: Sequence[tuple[str, Step]]) -> Iterator[Finding]:
+    most = 10_000 - rollout.hold_back
+    if steps and rollout.hold_back and steps[-1][1].weight > most:
+        weight, held = format_percent(steps[-1][1].weight), format_percent(rollout.hold_back)
+        what = f"{weight} is more than the bake has, which holds {held} of the users back"
+        hint = f"end at {format_percent(most)} or below, or hold nobody back"
+        yield found(f"{steps[-1][0]}.weight", what, hint, f"{place}.hold_back")
+    least = sum(step.hold for _, step in steps) + rollout.bake
+    least += sum(item.pause.duration for item in rollout.steps if not isinstance(item, Step))
+    if 0 < rollout.max_duration <= least:
+        what = (
+            f"{format_duration(rollout.max_duration)} is not longer than the plan, which takes {format_duration(least)} at least"
+        )
+        hint = "raise it, hold for less, or write 0s for no limit"
+        yield found(f"{place}.max_duration", what, hint, f"{place}.steps", f"{place}.bake")
+
+
+def _risks(steps: Sequence[tuple[str, Step]]) -> Iterator[Finding]:
+    for where, step in steps:
         if step.hold < MIN_HOLD:
             what = f"{format_duration(step.hold)} is too short to see harm before the next step: {_BLUE_GREEN}"
-            yield found(f"{place}.steps[{index}].hold", what, f"hold for at least {format_duration(MIN_HOLD)}, or {_RISK}")
-    if first > MAX_FIRST_WEIGHT:
-        what = f"a first step of {format_percent(first)} exposes too many users to an unknown version: {_BLUE_GREEN}"
-        yield found(f"{place}.steps[0].weight", what, f"begin with at most {format_percent(MAX_FIRST_WEIGHT)}, or {_RISK}")
-    for index, (before, step) in enumerate(pairwise(rollout.steps), 1):
+            yield found(f"{where}.hold", what, f"hold for at least {format_duration(MIN_HOLD)}, or {_RISK}")
+    for where, step in steps[:1]:
+        if step.weight > MAX_FIRST_WEIGHT:
+            what = f"a first step of {format_percent(step.weight)} exposes too many users to an unknown version: {_BLUE_GREEN}"
+            yield found(f"{where}.weight", what, f"begin with at most {format_percent(MAX_FIRST_WEIGHT)}, or {_RISK}")
+    for (_, before), (where, step) in pairwise(steps):
         if step.weight > before.weight * MAX_JUMP:
             what = f"from {format_percent(before.weight)} to {format_percent(step.weight)} is {_JUMP}: {_BLUE_GREEN}"
-            yield found(f"{place}.steps[{index}].weight", what, f"put a step between, or {_RISK}")
-    if last * MAX_JUMP < 10_000:
-        what = f"the last step is {format_percent(last)} and then comes 100%, {_JUMP}: {_BLUE_GREEN}"
-        yield found(f"{place}.steps[{len(rollout.steps) - 1}].weight", what, f"add a step, or {_RISK}")
+            yield found(f"{where}.weight", what, f"put a step between, or {_RISK}")
+    for where, step in steps[-1:]:
+        if step.weight * MAX_JUMP < 10_000:
+            what = f"the last step is {format_percent(step.weight)} and then comes 100%, {_JUMP}: {_BLUE_GREEN}"
+            yield found(f"{where}.weight", what, f"add a step, or {_RISK}")
 
 
 # --- goals ---
@@ -145,7 +184,7 @@ def _goals(config: Config) -> Iterator[Finding]:
         if len(goals) > MAX_GOALS:
             what = f"has {len(goals)} goals ({', '.join(goals)})"
             yield found(f"routes.{name}.metrics", what, f"keep the {MAX_GOALS} that matter most")
-        for goal in goals:
+        for goal in (*goals, *route.metrics.outside):
             try:
                 parse_name(goal)
             except ValueError as error:
@@ -153,14 +192,26 @@ def _goals(config: Config) -> Iterator[Finding]:
                 yield found(f"routes.{name}.metrics.{goal!r}", what, hint)
 
 
+# --- hooks ---
+
+
+def _hooks(config: Config) -> Iterator[Finding]:
+    for name, route in config.routes.items():
+        for place, what, hint in hooks.mistakes(route.hooks):
+            yield found(f"routes.{name}.hooks{place}", what, hint)
+
+
 _JUMP = f"a jump of more than {MAX_JUMP} times"
 _RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     *check_network.RULES,
+    *check_outside.RULES,
     _pools_of_routes,
     _matches,
     _users,
     _steps,
     _goals,
+    _hooks,
+    *check_overrides.RULES,
 )
 
 
@@ -169,7 +220,9 @@ _RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
 
 def warnings(config: Config) -> list[Problem]:
     """What is allowed but would surprise; the proxy starts nevertheless."""
-    surprises = [*_exposure(config), *check_network.warnings(config), *_pools_in_doubt(config)]
+    surprises = [*_exposure(config), *_pools_in_doubt(config)]
+    for rules in (check_network, check_outside, check_overrides):
+        surprises += rules.warnings(config)
     for name, route in config.routes.items():
         surprises += _unguarded(f"routes.{name}", route)
     return surprises

@@ -75,6 +75,7 @@ def _addresses(config: Config) -> Iterator[Finding]:
 
 def _own_files(config: Config) -> Iterator[Finding]:
     places = {"admin.token_file": config.admin.token_file, "state.path": config.state.path}
+    places |= {f"admin.tokens.{name}.file": token.file for name, token in config.admin.tokens.items()}
     if config.access_log:
         places["access_log.path"] = config.access_log.path
     for (first, a), (second, b) in combinations(places.items(), 2):

@@ -82,4 +82,13 @@ def _stand_in(keys: list[str]) -> dict[str, Any]:
             return {"path": "/"}
         case ["routes", _, "metrics", _, "goal", "path"]:
             return {"path": "/"}
+        case [
+            "routes",
+            _,
+            "metrics",
+            _,
+            "prometheus" | "datadog" | "http",
+            ("url" | "query" | "value" | "api_key" | "app_key") as name,
+        ]:
+            return {name: "http://unread.invalid" if name == "url" else "/"}
     return {}

@@ -9,16 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from types import UnionType
-from typing import Any, get_args
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, PlainSerializer, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from canaryproxy.config.metrics import OWN_KINDS
+from canaryproxy.config.outside import PROVIDERS
 from canaryproxy.config.quantities import SectionError
 from canaryproxy.config.schema import Config
 from canaryproxy.config.source import Unread, spell
 from canaryproxy.errors import Problem
+
+#: What a place of the models has beside the file's: which kind of item it is, and that the key is meant.
+_NO_PLACE = ("[key]", "[step]", "[pause]")
 
 
 def explain(error: ValidationError, data: Any) -> list[Problem]:
@@ -34,7 +39,7 @@ def explain(error: ValidationError, data: Any) -> list[Problem]:
 
 def place_of(detail: ErrorDetails) -> tuple[str | int, ...]:
     """The place of an error: keys of sections and indexes of lists."""
-    return tuple(part for part in detail["loc"] if part != "[key]")
+    return tuple(part for part in detail["loc"] if part not in _NO_PLACE and part not in OWN_KINDS)
 
 
 def did_you_mean(word: Any, choices: Iterable[str]) -> str:
@@ -64,7 +69,8 @@ def value_at(data: Any, place: Sequence[str | int]) -> Any:
 
 
 def _problem(detail: ErrorDetails, place: tuple[str | int, ...], written: Any) -> Problem:
-    what, hint = _sentence(detail, place, written)
+    # the kind of a metric of the user's own is part of the place for `_field`, not for people
+    what, hint = _sentence(detail, tuple(part for part in detail["loc"] if part not in _NO_PLACE), written)
     return Problem(spell(place), what, "".join(c if c.isprintable() else "?" for c in hint))
 
 
@@ -73,12 +79,16 @@ def _sentence(detail: ErrorDetails, place: tuple[str | int, ...], written: Any) 
     shape = "a section" if isinstance(written, dict) else "a list" if isinstance(written, list) else repr(written)
     match detail["type"]:
         case "extra_forbidden":
-            keys = _keys(place[:-1])
+            keys = ["pause"] if detail["loc"][-2:-1] == ("[pause]",) else _keys(place[:-1])
+            if place[-1] == "pause" and place[-3:-2] == ("steps",):
+                return "a step has a weight or is a pause, not both", "write - pause: {} below it, as an item of its own"
             if place[-1] == "goal" and place[2:3] == ("metrics",):
                 return f"{place[-2]} is a metric, which a goal cannot be named after", "give the goal a name of its own"
             return "unknown key", f"{did_you_mean(place[-1], keys)}keys here: {', '.join(keys)}"
         case "no_metric":
             keys = _keys(place[:-1])
+            if isinstance(written, dict) and (near := [did_you_mean(key, PROVIDERS) for key in written]) and any(near):
+                return "asks nobody", f"{''.join(near)}providers: {', '.join(PROVIDERS)}"
             own = "or, for a goal by a name of your own, add goal: {path: /checkout} or goal: posted"
             return "is neither a metric nor a goal", f"{did_you_mean(place[-1], keys)}metrics: {', '.join(keys)}; {own}"
         case "missing":
@@ -147,7 +157,9 @@ def _field(place: Sequence[str | int]) -> tuple[FieldInfo | None, Any]:
     field: FieldInfo | None = None
     kind: Any = Config
     for part in place:
-        if model := _model_in(kind):
+        if part in OWN_KINDS:
+            field, kind = None, OWN_KINDS[str(part)]
+        elif model := _model_in(kind, part):
             field = next((field for name, field in model.model_fields.items() if (field.alias or name) == part), None)
             kind = field.annotation if field else getattr(model, "others", None)
         else:  # dict[Name, Pool] or tuple[Step, ...]
@@ -156,10 +168,13 @@ def _field(place: Sequence[str | int]) -> tuple[FieldInfo | None, Any]:
     return field, kind
 
 
-def _model_in(kind: Any) -> type[BaseModel] | None:
-    """The model that a type is, or may be (`Tls | None`)."""
-    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+def _model_in(kind: Any, key: str | int = "") -> type[BaseModel] | None:
+    """The model that a type is, or may be (`Tls | None`); of several the one that has this key, or the first."""
+    while get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    kinds = [_model_in(one) for one in get_args(kind)] if get_origin(kind) in (UnionType, Union) else [kind]
+    models = [one for one in kinds if isinstance(one, type) and issubclass(one, BaseModel)]
+    return next((model for model in models if key in model.model_fields), models[0] if models else None)
 
 
 def _description(place: Sequence[str | int]) -> str:

@@ -1,4 +1,5 @@
-"""What is wrong with the files that a configuration names: certificates, keys, authorities, the access log's directory.
+"""What is wrong with the files that a configuration names: certificates, keys, authorities, lists of users, the access
+log's directory.
 
 Called by `config.examine`, so that `canaryproxy check`, a start, SIGHUP and a registered pool all find it out before anything
 has changed. Reads files, keeps nothing: a worker reads them again.
@@ -13,7 +14,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from canaryproxy.config.check_network import Finding, found, reported
+from canaryproxy.config.outside import Datadog
 from canaryproxy.config.schema import Config
+from canaryproxy.config.users import read_users
 from canaryproxy.errors import Problem
 
 #: The first line of a PEM file of that kind (RFC 7468); keys have the name of their algorithm in it.
@@ -40,6 +43,11 @@ def _findings(config: Config) -> Iterator[Finding]:
         yield from _authorities(f"{place}.ca", pool.tls.ca)
         if pool.tls.certificate is not None and pool.tls.key is not None:
             yield from _pair(place, pool.tls.certificate, pool.tls.key)
+    for name, route in config.routes.items():
+        yield from _users(f"routes.{name}.overrides.users_file", route.overrides.users_file)
+        for metric, outside in route.metrics.outside.items():
+            if not isinstance(outside.asked, Datadog):
+                yield from _authorities(f"routes.{name}.metrics.{metric}.{outside.provider}.ca", outside.asked.ca)
     if config.access_log is not None and config.access_log.path != "-":
         yield from _log_file("access_log.path", config.access_log.path)
 
@@ -91,6 +99,20 @@ def _pem(place: str, file: str, mark: str) -> Iterator[Finding]:
         if mark.encode() not in content:
             kind = mark.strip("- ").removeprefix("BEGIN ").lower()
             yield found(place, f"{file!r} has no {kind} in it", "write a PEM file")
+
+
+def _users(place: str, file: str | None) -> Iterator[Finding]:
+    """What is wrong with a list of beta users."""
+    if file is None:
+        return
+    try:
+        for _ in read_users(file):
+            pass
+    except OSError as error:
+        yield found(place, f"{file!r} cannot be read ({error.strerror})", "check the path and its permissions")
+    except ValueError as error:  # also a path that cannot be one
+        what, _, hint = str(error).partition("; ")
+        yield found(place, f"{file!r}: {what}", hint)
 
 
 def _log_file(place: str, file: str) -> Iterator[Finding]:

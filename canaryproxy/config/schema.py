@@ -7,19 +7,22 @@ weights basis points, sizes bytes; how people write them is in `config.quantitie
 from __future__ import annotations
 
 import os
-from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
 from canaryproxy.config.base import Model, OrFalse
+from canaryproxy.config.hooks import Hook
 from canaryproxy.config.listening import AccessLogOrFalse, AddressOrFalse, ProxyProtocol, Tls, write_false_for_null
 from canaryproxy.config.metrics import Metrics
 from canaryproxy.config.names import FieldName, HostHeader, HostPattern, Name, Network, PathPrefix, Protocol
-from canaryproxy.config.quantities import Address, Duration, ListenAddress, Percent, Size
+from canaryproxy.config.operators import NamedTokens, RateLimit, Readers
+from canaryproxy.config.overrides import Overrides
+from canaryproxy.config.quantities import Address, Duration, ListenAddress, Size
+from canaryproxy.config.rollouts import DEFAULT_STEPS, OnInconclusive, PauseStep, Rollout, Step
 from canaryproxy.config.upstreams import Pool
 
-__all__ = ["Config", "Pool"]
+__all__ = ["DEFAULT_STEPS", "Config", "OnInconclusive", "PauseStep", "Pool", "Rollout", "Step"]
 
 
 def _worker_count(value: Any) -> Any:
@@ -35,14 +38,6 @@ def _worker_count(value: Any) -> Any:
 Workers = Annotated[int | Literal["auto"], BeforeValidator(_worker_count)]
 
 
-class OnInconclusive(StrEnum):
-    """What happens when a step's `max_step_duration` ends without evidence either way."""
-
-    PAUSE = "pause"
-    EXTEND = "extend"
-    ROLLBACK = "rollback"
-
-
 class Admin(Model):
     """The operator's HTTP endpoint."""
 
@@ -50,6 +45,9 @@ class Admin(Model):
     token_file: str = Field(
         "./canaryproxy.token", min_length=1, description="bearer token; created with mode 0600 on first start"
     )
+    tokens: NamedTokens = Field({}, description="more tokens, by the name that the decision log shows")
+    read: Readers = Field(Readers.AUTO, description="who may read: open, token, or auto: open on loopback, else token")
+    rate_limit: RateLimit = RateLimit()
 
 
 class State(Model):
@@ -136,33 +134,6 @@ class Affinity(Model):
     )
 
 
-class Step(Model):
-    """One rung: this share for at least `hold`, and until health is proven."""
-
-    weight: Percent = Field(ge=1, le=10_000, description="the canary's share of the users")
-    hold: Duration = Field(300, ge=0, description="the step lasts at least so long")
-
-
-DEFAULT_STEPS = tuple(
-    Step.model_validate({"weight": weight, "hold": hold})
-    for weight, hold in (("1%", "5m"), ("5%", "10m"), ("25%", "10m"), ("50%", "15m"))
-)
-
-
-class Rollout(Model):
-    """The plan: steps, then 100 % for `bake`, then promoted."""
-
-    steps: tuple[Step, ...] = Field(DEFAULT_STEPS, min_length=1, description="rising weights")
-    bake: Duration = Field(1800, description="time at 100 %, and until health is proven there, before the canary becomes stable")
-    max_step_duration: Duration = Field(7200, ge=1, description="a step without evidence for so long is inconclusive")
-    on_inconclusive: OnInconclusive = Field(OnInconclusive.PAUSE, description="what an inconclusive step does")
-    auto_start: bool = Field(False, description="start by itself when a canary pool is seen for the first time")
-    confidence: Percent = Field(9900, ge=9000, le=9999, description="1 - chance that a healthy canary is ever rolled back")
-    min_requests: int = Field(100, ge=0, description="judged canary requests that each step needs at least")
-    skip_steps_when_certain: bool = Field(False, description="one step less, but never all, where health is more than proven")
-    i_accept_the_risk: bool = Field(False, description="allows holds under 60s, a first step over 10% and jumps over 10x")
-
-
 class Route(Model):
     """Requests that belong together, split between two pools."""
 
@@ -170,8 +141,10 @@ class Route(Model):
     stable: Name = Field(description="the pool of the current version")
     canary: Name | None = Field(None, description="the pool of the new version; none: everything goes to stable")
     affinity: Affinity = Affinity()
+    overrides: Overrides = Overrides()
     rollout: Rollout = Rollout()
     metrics: Metrics = Metrics()
+    hooks: tuple[Hook, ...] = Field((), description="who is asked or told outside: [{type: event, url: https://...}]")
     fallback_to_stable: bool = Field(True, description="a request that no canary server takes goes to stable")
     total_timeout: Duration = Field(0, ge=0, description="a whole exchange of this route; 0: timeouts.total holds")
 

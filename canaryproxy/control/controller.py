@@ -9,24 +9,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 from canaryproxy.clock import Clock, SystemClock
 from canaryproxy.config.schema import Config
-from canaryproxy.control.probe import accepts_connections
+from canaryproxy.control.deployment import PATIENCE
+from canaryproxy.control.hooks import Hooks
+from canaryproxy.control.outside import Outside
+from canaryproxy.control.probe import trouble_with
 from canaryproxy.control.route import RouteControl
+from canaryproxy.control.takeback import Takeback
 from canaryproxy.errors import NotFoundError, StoreError
-from canaryproxy.rollout.model import Event, Plan, Retry, Rollout, Start
+from canaryproxy.rollout.model import Event, Plan, Retry, Rollback, Rollout, Start
 from canaryproxy.shared.board import Applied, Board
 from canaryproxy.shared.layout import Segment
 from canaryproxy.store.base import JournalBlock, Saved, Store
+from canaryproxy.store.marks import Marks
 
 #: Ticks come this much after a full second of the monotonic clock: what began in it has been written down (`sampler.GRACE`).
 _PHASE = 0.2
 #: Seconds between two looks at the acknowledgements.
 _LOOK = 0.005
+#: The same at what could not be saved at once.
+_RECORD_LOOK = 0.1
 
 T = TypeVar("T")
 
@@ -45,8 +52,8 @@ class Answer(NamedTuple):
 class Controller:
     """Every route's control, the store's one thread, and the ticks.
 
-    `saved` is what `store.load()` returned. `save_limit` and `ack_limit` are the seconds that an answer waits for the store
-    and for the workers.
+    `saved` is what `store.load()` returned, `takebacks` are rollbacks to begin with. `save_limit` and `ack_limit` are the seconds
+    that an answer waits for the store and for the workers.
     """
 
     def __init__(
@@ -60,6 +67,8 @@ class Controller:
         clock: Clock | None = None,
         save_limit: float = 2.0,
         ack_limit: float = 1.0,
+        takebacks: Sequence[Takeback] = (),
+        marks: Marks | None = None,
     ) -> None:
         self.config, self.segment = config, segment
         self._store, self._save_limit, self._ack_limit = store, save_limit, ack_limit
@@ -77,17 +86,28 @@ class Controller:
                 saved=saved.get(name),
                 thread=self.thread,
                 clock=self.clock,
+                versions=self.version_of,
+                outside=Outside(name, route.metrics.outside, config.pools, self.clock),
+                takebacks=takebacks,
+                marks=marks,
             )
             for name, route in config.routes.items()
         }
+        self.hooks = Hooks(self.routes, self.submit, self.version_of, self.clock)
         self.ticks = 0
-        self._probes: dict[str, asyncio.Task[None]] = {}
+        #: Looks at canaries that go on, by route.
+        self.probes: dict[str, asyncio.Task[None]] = {}
 
     def route(self, name: str) -> RouteControl:
         """The control of a route; raises NotFoundError that names those there are."""
         if name not in self.routes:
             raise NotFoundError(f"route {name!r}", "does not exist", f"there is {', '.join(sorted(self.routes))}")
         return self.routes[name]
+
+    def version_of(self, pool: str | None) -> str:
+        """What people call the version that a pool runs."""
+        known = self.config.pools.get(pool or "")
+        return (known.version if known else "") or pool or ""
 
     # Commands.
 
@@ -104,11 +124,11 @@ class Controller:
 
     def start_event(self, name: str, by: str = "operator") -> Start:
         """The start of this route's plan, with a salt of its own."""
-        return Start(Plan.from_config(self.route(name).config.rollout), self.route(name).take_salt(), by)
+        return Start(Plan.of_route(self.route(name).config), self.route(name).take_salt(), by)
 
-    def retry_event(self, name: str) -> Retry:
+    def retry_event(self, name: str, by: str = "operator") -> Retry:
         """The same after a rollback."""
-        return Retry(Plan.from_config(self.route(name).config.rollout), self.route(name).take_salt())
+        return Retry(Plan.of_route(self.route(name).config), self.route(name).take_salt(), by)
 
     async def decisions(self, name: str, limit: int, before_id: int | None) -> list[dict[str, Any]]:
         """The route's saved decisions, newest first; raises StoreError when the store fails or does not answer."""
@@ -157,27 +177,56 @@ class Controller:
         now = self.clock.monotonic()
         for route in self.routes.values():
             route.tick(now)
-            if route.wants_auto_start() and route.name not in self._probes:
-                self._probes[route.name] = asyncio.create_task(self._auto_start(route), name=f"probe {route.name}")
+        self.look_for_starts()
+        self.hooks.look()
         self.ticks += 1
 
-    async def _auto_start(self, route: RouteControl) -> None:
+    def look_for_starts(self) -> None:
+        """Where a rollout is to start by itself or by a deploy, see whether it can."""
+        for name, route in self.routes.items():
+            if (route.deployment.pending or route.wants_auto_start()) and name not in self.probes:
+                self.probes[name] = asyncio.create_task(self._start(route), name=f"probe {name}")
+
+    async def _start(self, route: RouteControl) -> None:
         """Start the rollout if every server of the canary is there; otherwise the next tick looks again."""
+        deployment = route.deployment
         try:
             pool = self.config.pools[route.rollout.canary or route.rollout.stable]
-            if await accepts_connections(pool.servers) and route.wants_auto_start():
+            deployment.waits = await trouble_with(pool)
+            if (role := deployment.pending) and self.clock.wall() - role.at > PATIENCE:
+                route.give_up_deploy(role, deployment.waits or "the proxy itself was not there in time")
+            elif role and not deployment.waits:
+                await self.submit(route.name, self.start_event(route.name, by=role.by), role.reason)
+            elif not deployment.waits and route.wants_auto_start():
                 await self.submit(route.name, self.start_event(route.name, by="auto_start"))
         finally:
-            del self._probes[route.name]
+            del self.probes[route.name]
 
-    # The end.
+    # The end, and a rollback that it began with.
+
+    def call_off(self, takebacks: Sequence[Takeback]) -> None:
+        """Settle the deploys that were on their way when these rollbacks were asked for; their rollouts are rolled back."""
+        for takeback in takebacks:
+            for route in self.routes.values():
+                role = route.deployment.unsettled
+                if takeback.route in (None, route.name) and role is not None and (takeback.heard or role.at < takeback.at):
+                    route.handle(Rollback(takeback.reason, takeback.by))
+
+    async def put_on_record(self) -> None:
+        """Return when the present state of every route is on disk, however long that takes."""
+        for saver in [route.saver for route in self.routes.values()]:
+            ticket = saver.request()
+            while not await saver.wait(ticket, self._save_limit):  # noqa: ASYNC110  # each tick tries again
+                await asyncio.sleep(_RECORD_LOOK)
 
     async def close(self) -> None:
         """Save a last time, and let go of the store."""
-        for probe in list(self._probes.values()):
+        await self.hooks.close()
+        for probe in list(self.probes.values()):
             probe.cancel()
         savers = [route.saver for route in self.routes.values()]
         saved = await asyncio.gather(*(saver.wait(saver.request(), self._save_limit) for saver in savers))
+        await asyncio.gather(*(route.outside.close() for route in self.routes.values()))
         self.thread.shutdown(wait=all(saved), cancel_futures=True)
         if all(saved):
             self._store.close()

@@ -16,6 +16,7 @@ from canaryproxy.config.metrics import GoalMetric
 from canaryproxy.routing.split import choose_variant, seat
 from canaryproxy.shared.board import Board
 from canaryproxy.shared.layout import CANARY, STABLE
+from canaryproxy.shared.userlist import UserList
 
 #: Seconds in which an id that comes again is a repeat, and in which a user counts once for a goal (as `proxy` counts requests).
 REMEMBERED, ONCE_WITHIN = 3600.0, 60.0
@@ -32,7 +33,7 @@ class Event(NamedTuple):
 
 
 class Posted(NamedTuple):
-    """What came of events: counted; not again; of users whose group is in quarantine."""
+    """What came of events: counted; not again; of beta users, and of users whose group is in quarantine."""
 
     counted: int
     duplicates: int
@@ -42,13 +43,14 @@ class Posted(NamedTuple):
 class PostedGoals:
     """The route's goals in the order of the file, and how often each was reached since this process began (`totals`)."""
 
-    def __init__(self, goals: Mapping[str, GoalMetric], board: Board, slot: int) -> None:
+    def __init__(self, goals: Mapping[str, GoalMetric], board: Board, slot: int, beta: UserList | None = None) -> None:
+        """`beta` users are not judged, whatever version they have."""
         self.names = tuple(goals)
         #: Those that an app tells; the others are counted from requests, and would count twice.
         self.posted = tuple(name for name, metric in goals.items() if metric.goal is None)
         self.totals = ([0] * len(goals), [0] * len(goals))
         self._fresh = ([0] * len(goals), [0] * len(goals))
-        self._board, self._slot = board, slot
+        self._board, self._slot, self._beta = board, slot, beta
         self._ids, self._users = _Memory(REMEMBERED), _Memory(ONCE_WITHIN)
 
     def post(self, events: list[Event], now: float) -> Posted:
@@ -60,7 +62,10 @@ class PostedGoals:
             repeated = self._ids.has((event.goal, event.id), now)
             if repeated or self._users.has((event.goal, event.user), now):
                 duplicates += 1
-            elif (place := seat(split.salt, event.user.encode())).group in quarantined:
+                continue
+            key = event.user.encode()
+            place = seat(split.salt, key)
+            if place.group in quarantined or (self._beta is not None and key in self._beta):
                 left_out += 1
             else:
                 counted += 1

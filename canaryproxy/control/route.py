@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import secrets
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
@@ -22,18 +23,28 @@ from canaryproxy.analysis.sample import Tick as Sample
 from canaryproxy.analysis.verdict import Action, Outcome, Verdict
 from canaryproxy.clock import Clock
 from canaryproxy.config import schema
+from canaryproxy.config.overlay import Role
+from canaryproxy.control.deployment import Deployment
+from canaryproxy.control.forgotten import mark_of
 from canaryproxy.control.goals import PostedGoals
 from canaryproxy.control.journal import Journal
+from canaryproxy.control.messages import Versions
+from canaryproxy.control.outbox import Outbox
+from canaryproxy.control.outside import Outside
 from canaryproxy.control.recovery import recover_route, show
 from canaryproxy.control.sampler import Sampler
 from canaryproxy.control.saver import Saver
 from canaryproxy.control.settings import judge_settings
 from canaryproxy.control.share import Share
+from canaryproxy.control.takeback import Takeback
+from canaryproxy.rollout.document import plan_document
 from canaryproxy.rollout.machine import advance
-from canaryproxy.rollout.model import EVERYBODY, Event, Phase, Record, ResetEvidence, Rollout, Save, SetSplit, Tick
+from canaryproxy.rollout.model import EVERYBODY, Event, Phase, Record, ResetEvidence, Rollback, Rollout, Save, SetSplit, Tick
 from canaryproxy.shared.board import Board
 from canaryproxy.shared.layout import Segment
+from canaryproxy.shared.userlist import UserList
 from canaryproxy.store.base import Decision, Saved, Store
+from canaryproxy.store.marks import End, Mark, Marks
 
 #: Seconds between two saves of the evidence, with a rollout in progress and without: 5 and 60, less half a tick for jitter.
 _CHECKPOINT, _CHECKPOINT_AT_REST = 4.5, 59.5
@@ -41,7 +52,8 @@ _CHECKPOINT, _CHECKPOINT_AT_REST = 4.5, 59.5
 _STANDSTILL = 3.0
 #: Seconds without a judged request of the canary after which people are told.
 _SILENCE = 30.0
-#: Kinds of decisions that somebody should look at.
+#: Kinds of decisions that begin a rollout, and those that somebody should look at.
+_BEGINNINGS = {"start", "retry", "restart"}
 _ALARMING = {"rollback", "pause", "warning", "freeze", "step_back"}
 
 _log = logging.getLogger("canaryproxy.control")
@@ -61,10 +73,15 @@ class RouteControl:
         saved: Saved | None,
         thread: Executor,
         clock: Clock,
+        outside: Outside,
+        versions: Versions = str,
+        takebacks: Sequence[Takeback] = (),
+        marks: Marks | None = None,
     ) -> None:
-        self.name, self.slot, self.config = name, slot, config
-        self._board, self._clock = Board(segment), clock
-        recovered = recover_route(name, config, slot, self._board, saved, clock=clock)
+        self.name, self.slot, self.config, self.outside = name, slot, config, outside
+        self._board, self._clock, self._marks = Board(segment), clock, marks
+        mark = marks.read(name) if marks else None
+        recovered = recover_route(name, config, slot, self._board, saved, clock=clock, takebacks=takebacks, mark=mark)
         self.rollout = recovered.rollout
         settings = judge_settings(self.config)
         self.judge = Judge(settings, _evidence(saved, self.rollout))
@@ -78,7 +95,11 @@ class RouteControl:
         #: Salt, and the users exposed and hurt under it.
         self._users: tuple[int, int, int] = tuple(_kept(saved, "users", (-1, 0, 0)))
         self._segment = segment
-        self.goals = PostedGoals(config.metrics.goals, self._board, slot)
+        self.deployment = Deployment(_kept(saved, "deploys", ()))
+        users_file = config.overrides.users_file
+        #: Beta users: as in the workers, they are nobody's to the judge.
+        self.beta_users = UserList(users_file, wait=False) if users_file else None
+        self.goals = PostedGoals(config.metrics.goals, self._board, slot, self.beta_users)
         self.sampler = self._make_sampler(Share(segment, slot, _kept(saved, "share", None)))
         self.sampler.publish(clock.monotonic(), self.judge.questions, self.judge.slow_us)
         #: The last tick, for people.
@@ -87,13 +108,16 @@ class RouteControl:
         self._draw_salt()
         self._late, self.standstills = False, 0
         self._silence, self._found = 0.0, ""
-        self.saver = Saver(name, store, thread, self._snapshot, self._written, journal=self.journal)
+        self.outbox = Outbox(name, config.hooks, saved.outbox if saved else (), versions)
+        self.saver = Saver(name, store, thread, self._snapshot, self._written, journal=self.journal, outbox=self.outbox)
         #: The last finding, kept after the rollout's end for people to read.
         self.verdict: Verdict | None = None
         self._noted = (Outcome.INCONCLUSIVE, Action.CONTINUE)
         self._checkpoint = -math.inf
         if recovered.sentence:
             _log.warning("%s", recovered.sentence)
+        if recovered.records:
+            self._mark(mark_of(self.rollout)._replace(end=End.ROLLED_BACK))  # recovery decides nothing else
         for record in recovered.records:
             self._record(record, "")
 
@@ -102,7 +126,10 @@ class RouteControl:
 
         Raises IllegalTransitionError, and then nothing was changed.
         """
+        self.deployment.refuse(self.name, event)
         self.rollout, effects = advance(self.rollout, event, self._clock.wall())
+        if self.rollout.phase is Phase.ROLLED_BACK or isinstance(event, Rollback):
+            self._mark(mark_of(self.rollout)._replace(end=End.ROLLED_BACK))  # not even a full disk and a kill of all lose it
         ticket = 0
         for effect in effects:
             match effect:
@@ -116,11 +143,16 @@ class RouteControl:
                     self._record(effect, note)
                 case Save():
                     ticket = self.saver.request()
+        if self.deployment.settle(event) and not ticket:
+            ticket = self.saver.request()
         return ticket
 
     def tick(self, now: float) -> None:
         """Sample, judge and decide, at monotonic time `now`."""
-        self.sample = sample = self._with_all_users(self.goals.merge(self.sampler.sample(now)))
+        if self.beta_users is not None:
+            self.beta_users.look(now)
+        sample = self._with_all_users(self.goals.merge(self.sampler.sample(now)))
+        self.sample = sample = self.outside.merge(sample, self.rollout)
         checkpoint = now - self._checkpoint >= (_CHECKPOINT if self.rollout.in_progress else _CHECKPOINT_AT_REST)
         if self._is_standstill(sample.elapsed):
             self._sample_anew()
@@ -131,10 +163,10 @@ class RouteControl:
             self.verdict = self._judge(sample)
             if checkpoint:
                 self._note_change(self.verdict)
-            self.handle(Tick(self.verdict, sample.elapsed))
+            self.handle(self.deployment.tame(Tick(self.verdict, sample.elapsed)))
         else:
             self.judge.observe(sample)
-            self._draw_salt()
+        self._draw_salt()
         self.sampler.publish(now, self.judge.questions, self.judge.slow_us)
         if checkpoint:
             self._checkpoint = now
@@ -146,11 +178,23 @@ class RouteControl:
         """The number of the split on the board."""
         return self._board.read(self.slot).epoch
 
+    @property
+    def users(self) -> tuple[int, int]:
+        """Users exposed and hurt in this rollout, or after its end in the last."""
+        salt, exposed, hurt = self._users
+        return (exposed, hurt) if salt == self.rollout.salt else (0, 0)
+
     def wants_auto_start(self) -> bool:
         """Whether the rollout is to start by itself as soon as the canary is there."""
         rollout = self.rollout
         fresh = rollout.phase is Phase.IDLE and rollout.canary is not None and rollout.canary not in rollout.settled
-        return self.config.rollout.auto_start and fresh
+        return self.config.rollout.auto_start and fresh and self.deployment.role is None  # a deploy asks for its start itself
+
+    def give_up_deploy(self, role: Role, why: str) -> None:
+        """The pending start is called off for good."""
+        self.deployment.give_up(role, why)
+        self._record(Record("deploy", f"not started: {why}", {"deploy": role.id, "state": "refused"}), "")
+        self.saver.request()
 
     def _with_all_users(self, sample: Sample) -> Sample:
         """The tick with no fewer users than were counted before a restart, which forgets who they were."""
@@ -171,12 +215,13 @@ class RouteControl:
         return self._next_salt
 
     def _draw_salt(self) -> None:
-        """Between two rollouts: have what users send counted under the salt of the next one."""
-        if not self.rollout.in_progress:
-            self._board.publish_next_salt(self.slot, self.take_salt())
+        """Have what users send while nobody is split counted under the salt of the next rollout, or of the one that is at 0 %."""
+        salt = self.rollout.salt if self.rollout.in_progress else self.take_salt()
+        self._board.publish_next_salt(self.slot, salt)
 
     def _snapshot(self) -> tuple[Rollout, dict[str, Any]]:
-        beside = {"next_salt": self._next_salt, "share": self.sampler.weights, "users": list(self._users)}
+        beside: dict[str, Any] = {"next_salt": self._next_salt, "share": self.sampler.weights, "users": list(self._users)}
+        beside["deploys"] = self.deployment.settled
         return self.rollout, self.judge.state() | beside
 
     def _sample_anew(self) -> None:
@@ -205,8 +250,12 @@ class RouteControl:
         if verdict.quarantine != self._board.quarantined(self.slot):
             self._board.quarantine(self.slot, verdict.quarantine)
             _log.warning("route %s: users in groups %s are not judged any more", self.name, verdict.quarantine)
-        self._silence = 0.0 if sample.canary.resolved else self._silence + sample.elapsed
-        if self._silence < _SILENCE or not self.rollout.weight_bp or verdict.action is not Action.CONTINUE:
+        self._silence = 0.0 if sample.canary.resolved or not self.rollout.weight_bp else self._silence + sample.elapsed
+        if verdict.action is not Action.CONTINUE:
+            return verdict
+        if not self.rollout.begun:
+            return replace(verdict, sentence="nobody is on the canary before the first step")
+        if self._silence < _SILENCE:
             return verdict
         return replace(verdict, sentence=f"no request of an identified user reached the canary in the last {_SILENCE:.0f} s")
 
@@ -231,15 +280,24 @@ class RouteControl:
 
     def _record(self, record: Record, note: str) -> None:
         data = record.data | ({"note": note} if note else {})
+        if record.kind in _BEGINNINGS:
+            data |= {"plan": plan_document(self.rollout.plan)}
         if "verdict" in data:
             # What the judge itself said, for that is what a replay gives; the record's own sentence may say more.
             data |= {"verdict": data["verdict"] | {"sentence": self._found}, "journal": self.journal.position}
-        self.saver.note(Decision(self._clock.wall(), record.kind, record.sentence, data))
+        now = self._clock.wall()
+        self.saver.note(Decision(now, record.kind, record.sentence, data))
+        self.outbox.announce(record, self.rollout, users=self.users, at=now, note=note)
         level = logging.WARNING if record.kind in _ALARMING else logging.INFO
         _log.log(level, "route %s: %s%s", self.name, record.sentence, f" [{note}]" if note else "")
 
+    def _mark(self, mark: Mark) -> None:
+        if self._marks is not None:
+            self._marks.write(self.name, mark)
+
     def _written(self, rollout: Rollout) -> None:
         if rollout.revision == self.rollout.revision:
+            self._mark(mark_of(rollout))
             show(self._board, self.slot, self.config, self.rollout.split)
 
 
@@ -254,7 +312,7 @@ def _kept(saved: Saved | None, what: str, default: Any) -> Any:
 
 
 def _evidence(saved: Saved | None, rollout: Rollout) -> dict[str, Any] | None:
-    """The saved evidence, if it is about the same pools."""
-    if saved is None or (saved.rollout["stable"], saved.rollout["canary"]) != (rollout.stable, rollout.canary):
+    """The saved evidence, if it is about the same pools; at rest it is about stable, whoever the next canary is."""
+    if saved is None or saved.rollout["stable"] != rollout.stable:
         return None
-    return saved.evidence
+    return saved.evidence if rollout.phase is Phase.IDLE or saved.rollout["canary"] == rollout.canary else None

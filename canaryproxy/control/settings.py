@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from canaryproxy.analysis.settings import FloorRule, GoalRule, JudgeSettings, LatencyRule, Rule
+from canaryproxy.analysis.settings import Bound, FloorRule, GoalRule, JudgeSettings, LatencyRule, OutsideRule, Rule
 from canaryproxy.analysis.verdict import Action
 from canaryproxy.config import schema
 from canaryproxy.config.metrics import (
@@ -11,11 +11,13 @@ from canaryproxy.config.metrics import (
     LatencyP50,
     LatencyP95,
     LatencyP99,
+    OutsideMetric,
     ResponseSize,
     Stalls,
     SuccessFloor,
     Throughput,
 )
+from canaryproxy.config.outside import Difference
 
 _BASIS = 10_000
 
@@ -42,6 +44,7 @@ def judge_settings(route: schema.Route) -> JudgeSettings:
         success_floor=_floor(metrics.success_floor) if metrics.success_floor else None,
         alpha=(_BASIS - route.rollout.confidence) / _BASIS,
         min_requests=route.rollout.min_requests,
+        outside=tuple(_outside(name, metric) for name, metric in metrics.outside.items()),
     )
 
 
@@ -59,3 +62,26 @@ def _latency(name: str, quantile: float, metric: LatencyP50 | LatencyP95 | Laten
 
 def _floor(metric: SuccessFloor) -> FloorRule:
     return FloorRule(metric.min / _BASIS, Action(metric.on_breach), metric.dry_run)
+
+
+def _outside(name: str, metric: OutsideMetric) -> OutsideRule:
+    """Nothing of the provider: it is no part of the rule, and its secrets are none of the journal's business."""
+    return OutsideRule(
+        name,
+        increase=_bound(metric.max_increase),
+        drop=_bound(metric.max_drop),
+        least=metric.min,
+        most=metric.max,
+        of_a_variant=metric.of_a_variant,
+        failures=metric.failures,
+        successes=metric.successes,
+        window=metric.looks_back,
+        max_age=metric.fresh_for,
+        required=metric.required,
+        action=Action(metric.on_breach),
+        dry_run=metric.dry_run,
+    )
+
+
+def _bound(limit: Difference | None) -> Bound | None:
+    return None if limit is None else Bound(*limit)

@@ -23,7 +23,7 @@ from canaryproxy.shared import layout
 from canaryproxy.shared.board import AckRow, Board, Split
 from canaryproxy.shared.layout import Count
 from canaryproxy.shared.ledger import Counters
-from canaryproxy.store.base import Decision, JournalBlock, JournalEnd, Saved
+from canaryproxy.store.base import NO_MAIL, Decision, JournalBlock, JournalEnd, Mail, Message, Saved
 
 ROLLOUT: dict[str, Any] = {
     "steps": [{"weight": "5%", "hold": "60s"}, {"weight": "50%", "hold": "60s"}],
@@ -50,6 +50,7 @@ class MemoryStore:
         self.saved: dict[str, Saved] = {}
         self.log: list[tuple[str, Decision]] = []
         self.blocks: list[JournalBlock] = []
+        self.outbox: list[Message] = []
         self.failing = False
         self.open = threading.Event()
         self.open.set()
@@ -64,6 +65,8 @@ class MemoryStore:
         evidence: Mapping[str, Any] | None,
         decisions: Sequence[Decision] = (),
         journal: Sequence[JournalBlock] = (),
+        *,
+        mail: Mail = NO_MAIL,
     ) -> None:
         if not self.open.wait(10):
             raise StoreError("state", "is still hanging")
@@ -72,7 +75,8 @@ class MemoryStore:
         self.blocks += journal
         end = JournalEnd(self.blocks[-1].rollout, self.blocks[-1].first + self.blocks[-1].ticks) if self.blocks else None
         record, known = json.loads(json.dumps([rollout, evidence]))
-        self.saved[route] = Saved(record, known, end)
+        self.outbox = [one for one in (*self.outbox, *mail.put) if (one.id, one.hook) not in mail.taken]
+        self.saved[route] = Saved(record, known, end, outbox=tuple(self.outbox))
         self.log += [(route, decision) for decision in decisions]
 
     def decisions(self, route: str, limit: int = 100, before_id: int | None = None) -> list[dict[str, Any]]:

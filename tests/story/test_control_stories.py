@@ -449,11 +449,33 @@ async def test_a_rollout_starts_by_itself_once_its_canary_is_there(make: Make) -
     present = make(settings=settings.model_copy(update={"pools": pools}))
     for world in (absent, present):
         world.controller.tick()
-        await asyncio.gather(*world.controller._probes.values())
+        await asyncio.gather(*world.controller.probes.values())
     assert (absent.phase, present.phase) == (Phase.IDLE, Phase.PROGRESSING)
     await present.do(Rollback("no"))
     present.restart()
     present.controller.tick()
-    assert not present.controller._probes
+    assert not present.controller.probes
     server.close()
     await server.wait_closed()
+
+
+@pytest.mark.parametrize("started", [True, False])
+async def test_a_rollback_takes_beta_groups_off_before_it_is_saved(make: Make, *, started: bool) -> None:
+    """At any weight, and before the start too."""
+    world = make()
+    seen = []
+    if started:
+        await world.start()
+        await world.do(SetWeight(0))
+    seen.append(world.split.overrides)
+    world.store.open.clear()
+    world.route.handle(Rollback("bad"))
+    seen.append(world.split.overrides)
+    assert world.shown == (0, False)
+    world.store.open.set()
+    await world.settled()
+    world.route.handle(world.controller.start_event("shop"))
+    seen.append(world.split.overrides)
+    await world.settled()
+    seen.append(world.split.overrides)
+    assert seen == [True, False, False, True], "and a canary that was rolled back gets nobody before that is on disk"

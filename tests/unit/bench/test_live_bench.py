@@ -29,7 +29,7 @@ def test_the_proxy_takes_the_configuration(name: str, tmp_path: Path) -> None:
     file = tmp_path / "canaryproxy.yaml"
     file.write_text(config_text(SCENARIOS[name], str(tmp_path), 8001, 8002))
     config = load(file, {})
-    assert [step.weight for step in config.routes["shop"].rollout.steps] == [200, 1000, 5000]
+    assert [step.weight for step in config.routes["shop"].rollout.rungs] == [200, 1000, 5000]
 
 
 def test_a_harmful_fault_has_its_time_on_the_first_step() -> None:

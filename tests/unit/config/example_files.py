@@ -1,4 +1,4 @@
-"""The example with every option on, and the certificates and keys that it names."""
+"""The example with every option on, and the files that it names."""
 
 from __future__ import annotations
 
@@ -25,5 +25,6 @@ def write_files(folder: Path) -> None:
         issued = authority.issue("example.com")
         for file, name in ((issued.certificate, section["certificate"]), (issued.key, section["key"])):
             Path(file).rename(folder / name)
+    (folder / shown["routes"]["shop"]["overrides"]["users_file"]).write_text("anna\n")
     for name in (shown["tls"]["client_ca"], shown["pools"]["v1"]["tls"]["ca"]):
         (folder / name).write_bytes(Path(authority.ca).read_bytes())

@@ -58,6 +58,43 @@ def test_steps(rungs: list[tuple[str, str]], messages: list[str]) -> None:
     assert said(config(steps(*rungs))) == [f"routes.shop.rollout.{message}" for message in messages]
 
 
+PAUSE: dict[str, Any] = {"pause": {}}
+RUNGS = [{"weight": weight, "hold": "10m"} for weight in ("5%", "50%")]
+
+
+@pytest.mark.parametrize(
+    ("rollout", "messages"),
+    [
+        ({"steps": [RUNGS[0], PAUSE, RUNGS[1], {"pause": {"duration": "1h"}}]}, []),
+        (
+            {"steps": [PAUSE, *RUNGS]},
+            ["steps[0]: is a pause before anybody is on the canary; begin with a weight; to wait before the first step, use a hook of type confirm_rollout"],
+        ),
+        ({"steps": [RUNGS[0], PAUSE, PAUSE, RUNGS[1]]}, ["steps[2]: is a pause right after another; write one pause, as long as both"]),
+        (
+            {"steps": [RUNGS[0], PAUSE, RUNGS[0], RUNGS[1]]},
+            ["steps[2].weight: 5% is not more than the 5% of the step before; let the weights rise"],
+        ),
+        ({"hold_back": "5%", "steps": [*RUNGS, {"weight": "95%"}]}, []),
+        (
+            {"hold_back": "5%", "steps": [*RUNGS, PAUSE, {"weight": "96%"}]},
+            ["steps[3].weight: 96% is more than the bake has, which holds 5% of the users back; end at 95% or below, or hold nobody back"],
+        ),
+        ({"steps": [RUNGS[0], PAUSE, RUNGS[1]], "max_duration": "51m"}, []),
+        (
+            {"steps": [RUNGS[0], {"pause": {"duration": "1h"}}, RUNGS[1]], "max_duration": "1h50m"},
+            ["max_duration: 1h50m is not longer than the plan, which takes 1h50m at least; raise it, hold for less, or write 0s for no limit"],
+        ),
+        (
+            {"steps": [PAUSE], "i_accept_the_risk": True},
+            ["steps[0]: is a pause before anybody is on the canary; begin with a weight; to wait before the first step, use a hook of type confirm_rollout"],
+        ),
+    ],
+)  # fmt: skip
+def test_pauses_and_limits_of_the_plan(rollout: dict[str, Any], messages: list[str]) -> None:
+    assert said(config({"rollout": rollout})) == [f"routes.shop.rollout.{message}" for message in messages]
+
+
 def test_a_risk_can_be_accepted_but_falling_weights_cannot() -> None:
     assert said(config(steps(("100%", "1s"), i_accept_the_risk=True))) == []
     assert len(said(config(steps(("50%", "1s"), ("20%", "1s"), i_accept_the_risk=True)))) == 1

@@ -12,9 +12,12 @@ from example_files import all_options_on, write_files
 from canaryproxy.config.base import Model
 from canaryproxy.config.check import warnings
 from canaryproxy.config.explain import value_at
+from canaryproxy.config.hooks import Hook
 from canaryproxy.config.listening import Sni
 from canaryproxy.config.load import example_text, json_schema, load, parse
-from canaryproxy.config.metrics import Goal, GoalMetric
+from canaryproxy.config.metrics import Goal, GoalMetric, OutsideMetric
+from canaryproxy.config.outside import Datadog, HttpJson, Prometheus
+from canaryproxy.config.overrides import Condition, MatchRule
 from canaryproxy.config.schema import Config, Step
 
 _CONFIG = Path(__file__).parents[3] / "config"
@@ -22,6 +25,8 @@ _CONFIG = Path(__file__).parents[3] / "config"
 _EXAMPLES = {
     *("pools.v1.servers", "routes.shop.stable", "routes.shop.canary", "via", "routes.shop.affinity.header"),
     *("tls.certificate", "tls.key", "tls.sni", "tls.client_ca", "proxy_protocol.from"),
+    *("routes.shop.hooks", "admin.tokens.ci.file"),
+    *(f"routes.shop.overrides.{name}" for name in ("header.secret", "cookie.secret", "users_file", "match")),
     *("pools.v1.tls.ca", "pools.v1.tls.certificate", "pools.v1.tls.key", "pools.v1.health.path"),
 }
 
@@ -42,7 +47,7 @@ def leaves(section: Model, place: str = "") -> Iterator[tuple[str, Any, Any]]:
         key, value = field.alias or name, getattr(section, name)
         if isinstance(value, dict):
             first = next(iter(value))
-            yield from leaves(value[first], f"{key}.{first}.")
+            yield from leaves(value[first], f"{place}{key}.{first}.")
         elif isinstance(value, Model):
             yield from leaves(value, f"{place}{key}.")
         else:
@@ -66,6 +71,15 @@ def test_every_option_is_in_the_example(all_on: Config) -> None:
     assert set(Step.model_fields) == set(shown["routes"]["shop"]["rollout"]["steps"][0])
     assert set(GoalMetric.model_fields) == set(shown["routes"]["shop"]["metrics"]["checkout"])
     assert set(Goal.model_fields) == set(shown["routes"]["shop"]["metrics"]["checkout"]["goal"])
+    assert set(Hook.model_fields) == {key for hook in shown["routes"]["shop"]["hooks"] for key in hook}
+    rules = shown["routes"]["shop"]["overrides"]["match"]
+    assert set(MatchRule.model_fields) == {kind for rule in rules for kind in rule}
+    assert set(Condition.model_fields) == {key for rule in rules for condition in rule.values() for key in condition}
+    metrics = shown["routes"]["shop"]["metrics"]
+    assert set(OutsideMetric.model_fields) - set(metrics["cpu"]) == {"datadog", "http"}
+    assert set(Prometheus.model_fields) - set(metrics["cpu"]["prometheus"]) == {"bearer"}, "which stands there, commented out"
+    assert set(Datadog.model_fields) == set(metrics["orders"]["datadog"])
+    assert set(HttpJson.model_fields) - set(Prometheus.model_fields) | {"url"} == set(metrics["apdex"]["http"])
     assert set(Sni.model_fields) == set(shown["tls"]["sni"][0])
 
 
@@ -73,6 +87,14 @@ def test_the_example_shows_true_defaults(all_on: Config) -> None:
     assert {place for place, value, default in leaves(all_on) if value != default} == _EXAMPLES
     shown = all_on.routes["shop"].metrics.goals["checkout"]
     assert shown == GoalMetric.model_validate({"goal": {"path": "/checkout"}})
+    without = {"name", "headers", "metadata"}
+    for hook in all_on.routes["shop"].hooks:
+        plain = Hook.model_validate({"type": hook.type, "url": hook.url})
+        assert hook.model_dump(exclude=without) == plain.model_dump(exclude=without)
+    cpu = all_on.routes["shop"].metrics.outside["cpu"]
+    limits = {"max_increase": "20%", "max_drop": "50%", "min": "0.01", "max": "4"}
+    bare = OutsideMetric.model_validate({"prometheus": cpu.prometheus, **limits})
+    assert cpu == bare.model_copy(update={"window": bare.looks_back, "max_age": bare.fresh_for})
 
 
 def test_every_option_has_its_comment() -> None:

@@ -95,7 +95,10 @@ def test_ten_problems_are_all_reported_in_file_order() -> None:
         ("listen:", "listen: is empty; write a value (where users arrive; false: over TLS only) or remove the key"),
         ("listen: {a: 1}", "listen: is a section where one value is meant; write one value"),
         ("listen: [a]", "listen: is a list where one value is meant; write one value"),
-        ("admin: 127.0.0.1:1", "admin: is '127.0.0.1:1' where keys are meant; keys here: listen, token_file"),
+        (
+            "admin: 127.0.0.1:1",
+            "admin: is '127.0.0.1:1' where keys are meant; keys here: listen, token_file, tokens, read, rate_limit",
+        ),
         ("state: {path: ''}", "state.path: is empty; write a value or remove the key"),
         ("limits: {headers: 1}", "limits.headers: '1' is too small; write at least 10"),
         ("limits: {headers: 1001}", "limits.headers: '1001' is too large; write at most 1000"),
@@ -205,6 +208,27 @@ def test_what_is_on() -> None:
         ),
         ("{stable: v1, rollout: {steps: [5%]}}", "rollout.steps[0]: is '5%' where keys are meant; keys here: weight, hold"),
         ("{stable: v1, rollout: {steps: [{weight: 0%}]}}", "rollout.steps[0].weight: '0%' is too small; write at least 0.01%"),
+        (
+            "{stable: v1, rollout: {steps: [{weight: 5%, pause: {}}]}}",
+            "rollout.steps[0].pause: a step has a weight or is a pause, not both; write - pause: {} below it, as an item of its own",
+        ),
+        (
+            "{stable: v1, rollout: {steps: [{weight: 5%}, {pause: 1h}]}}",
+            "rollout.steps[1].pause: is '1h' where keys are meant; keys here: duration",
+        ),
+        (
+            "{stable: v1, rollout: {steps: [{weight: 5%}, {pause: {for: 1h}}]}}",
+            "rollout.steps[1].pause.for: unknown key; keys here: duration",
+        ),
+        (
+            "{stable: v1, rollout: {steps: [{weight: 5%}, {pause: {}, hold: 1h}]}}",
+            "rollout.steps[1].hold: unknown key; keys here: pause",
+        ),
+        (
+            "{stable: v1, rollout: {steps: [{weight: 5%}, {pause: {duration: 5%}}]}}",
+            "rollout.steps[1].pause.duration: '5%' is not a duration; write for example 30s, 5m or 1h30m",
+        ),
+        ("{stable: v1, rollout: {hold_back: 6%}}", "rollout.hold_back: '6%' is too large; write at most 5%"),
         ("{stable: v1, rollout: {confidence: 100%}}", "rollout.confidence: '100%' is too large; write at most 99.99%"),
         (
             "{stable: v1, rollout: {on_inconclusive: stop}}",

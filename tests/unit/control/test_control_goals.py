@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from canaryproxy.analysis.sample import ArmTick, Tick
@@ -11,6 +13,7 @@ from canaryproxy.control.goals import Event, Posted, PostedGoals
 from canaryproxy.routing.split import choose_variant, seat
 from canaryproxy.shared import layout
 from canaryproxy.shared.board import Board
+from canaryproxy.shared.userlist import UserList
 
 SALT = 7
 METRICS = Metrics.model_validate({"seen": {"goal": {"path": "/seen"}}, "bought": {"goal": "posted"}})
@@ -47,6 +50,20 @@ def test_users_in_quarantine_are_left_out(posted: PostedGoals, board: Board) -> 
     board.quarantine(0, (seat(SALT, b"u-1").group,))
     assert posted.post([event(1)], 0.0) == Posted(0, 0, 1)
     assert posted.take() == ((0, 0), (0, 0))
+
+
+def test_beta_users_are_left_out_whatever_version_they_have(board: Board, tmp_path: Path) -> None:
+    file = tmp_path / "beta.txt"
+    file.write_text("")
+    beta = UserList(str(file))
+    posted = PostedGoals(METRICS.goals, board, 0, beta)
+    assert posted.post([event(1)], 0.0) == Posted(1, 0, 0)
+    file.write_text("u-2\n")
+    for now in range(2, 20, 2):
+        beta.look(now)
+        if beta._thread is not None:
+            beta._thread.join()
+    assert posted.post([event(2), event(3)], 20.0) == Posted(1, 0, 1)
 
 
 def test_an_id_counts_once_in_an_hour_and_a_user_once_in_a_minute(posted: PostedGoals) -> None:

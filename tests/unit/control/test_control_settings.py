@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from canaryproxy.analysis.settings import FloorRule, GoalRule, JudgeSettings, LatencyRule, Rule
+from canaryproxy.analysis.settings import Bound, FloorRule, GoalRule, JudgeSettings, LatencyRule, OutsideRule, Rule
 from canaryproxy.analysis.verdict import Action
 from canaryproxy.config.schema import Route
 from canaryproxy.control.settings import judge_settings
@@ -62,3 +62,22 @@ def test_what_is_off_is_not_judged() -> None:
     found = settings(dict.fromkeys(names, False))
     assert found.latency == ()
     assert [getattr(found, name) for name in names[1:]] == [None] * 4
+
+
+def test_a_metric_that_is_measured_outside_has_its_limits_in_the_rule_and_its_secrets_not() -> None:
+    asked = {"url": "http://p:9090", "query": 'x{v="{{ variant }}"}', "bearer": "secret"}
+    times = {"interval": "10s", "window": "1m", "max_age": "50s", "failures": 4, "successes": 5}
+    limits = {"max_increase": "20%", "max_drop": 3, "min": 0.5, "max": "7"}
+    act = {"on_breach": "rollback", "dry_run": True, "required": False}
+    found = settings(
+        {
+            "cpu": {"prometheus": asked, **limits, **times, **act},
+            "queue": {"http": {"url": "http://q/", "value": "/n"}, "max": 100, "interval": "10s"},
+        }
+    ).outside
+    bounds = (Bound(0.2, relative=True), Bound(3.0), 0.5, 7.0)
+    assert found == (
+        OutsideRule("cpu", *bounds, True, 4, 5, 60.0, 50.0, False, Action.ROLLBACK, True),
+        OutsideRule("queue", None, None, None, 100.0, False, 3, 3, 10.0, 80.0, True, Action.PAUSE, False),
+    )
+    assert "secret" not in repr(found)

@@ -9,8 +9,8 @@ import pytest
 
 from canaryproxy.analysis.judge import Judge
 from canaryproxy.analysis.replay import Block, Replayed, replay
-from canaryproxy.analysis.sample import ArmTick, Cohort, Group, Tick
-from canaryproxy.analysis.settings import FloorRule, GoalRule, JudgeSettings, LatencyRule
+from canaryproxy.analysis.sample import ArmTick, Cohort, Group, Measurement, Tick
+from canaryproxy.analysis.settings import Bound, FloorRule, GoalRule, JudgeSettings, LatencyRule, OutsideRule
 from canaryproxy.analysis.verdict import Action, Verdict
 from canaryproxy.control.journal import Journal
 from canaryproxy.rollout.model import Plan, PlanStep, Rollout
@@ -20,6 +20,7 @@ SETTINGS = JudgeSettings(
     latency=(LatencyRule(), LatencyRule("latency_p50", 0.5)),
     goals=(GoalRule("checkout"),),
     success_floor=FloorRule(0.9),
+    outside=(OutsideRule("cpu", increase=Bound(0.2, relative=True), window=3.0), OutsideRule("queue", most=5.0)),
     warmup=3.0,
     warmup_requests=5,
     min_requests=50,
@@ -37,7 +38,14 @@ class Traffic:
     def tick(self, judge: Judge) -> Tick:
         self._second += 1
         stable, canary = self._arm(judge, 300, 0.01, every=10), self._arm(judge, 30, self.bad, every=1)
-        return Tick(self._random.uniform(0.99, 1.01), stable, canary, 0.1, 0.0987)
+        return Tick(self._random.uniform(0.99, 1.01), stable, canary, 0.1, 0.0987, self._outside())
+
+    def _outside(self) -> tuple[Measurement, ...]:
+        if self._second % 3:
+            return ()
+        at, age = 1.7e9 + self._second + 0.1, self._random.uniform(0.0, 0.5)
+        cpu = Measurement("cpu", at, age, self._random.gauss(1, 0.1), self._random.gauss(1.1, 0.1))
+        return cpu, Measurement("queue", at, age, error="did not answer within 5 s")
 
     def _arm(self, judge: Judge, rate: int, bad: float, every: int) -> ArmTick:
         count = self._random.randint(rate // 2, rate * 3 // 2)
