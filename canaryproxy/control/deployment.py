@@ -102,6 +102,13 @@ class Deployment:
         """The deploy that is on its way or waits for its start."""
         return self.role if self.role is not None and not self._is_settled(self.role) else None
 
+    @property
+    def called_off(self) -> str | None:
+        """By whom and why the deploy was called off; None if it was not."""
+        role = self.role
+        known = None if role is None else next((known for known in self.settled if known[0] == role.id), None)
+        return known[2] if known is not None and known[1] == Stage.CALLED_OFF else None
+
     def give_up(self, role: Role, why: str) -> None:
         """This deploy is not started any more."""
         self._note(role, Stage.REFUSED, why)

@@ -67,7 +67,7 @@ class Deploys:
         data = {"deploy": role.id, "pool": target.name, "definition": target.definition}
         asked = Decision(role.at, "deploy", sentence, data | {"state": "asked", "servers": [str(s) for s in pool.servers]})
         if target.name == route.rollout.canary:  # no new workers are needed
-            await self._pools.save_roles({**self._pools.roles, route.name: role}, {route.name: asked})
+            await self._pools.save_roles({**self._pools.roles, route.name: role}, {route.name: asked}, route)
             if (probe := self._controller.probes.get(route.name)) is not None:
                 await asyncio.wait((probe,), timeout=self._pools.limit)
             return Deployed()

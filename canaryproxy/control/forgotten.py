@@ -37,7 +37,8 @@ def remember(rollout: Rollout, mark: Mark | None, now: float, *, lost: bool) -> 
         return rollout, ()
     events = _events(rollout, mark, lost)
     if events:  # what follows is newer than all that was known
-        rollout = replace(rollout, salt=mark.salt if lost else rollout.salt, revision=mark.revision)
+        again = not lost and mark.end is End.ROLLED_BACK and rollout.salt == mark.salt  # the same decision: the same number
+        rollout = replace(rollout, salt=mark.salt if lost else rollout.salt, revision=mark.revision - again)
     records: list[Record] = []
     for event in events:
         rollout, effects = advance(rollout, event, now)

@@ -20,6 +20,7 @@ from canaryproxy.control.controller import Controller
 from canaryproxy.control.handover import Handover, Outcome
 from canaryproxy.control.route import RouteControl
 from canaryproxy.errors import CanaryproxyError, IllegalTransitionError, NotFoundError, StoreError
+from canaryproxy.rollout.model import Phase, Rollback
 from canaryproxy.store.base import Decision, PoolStore
 
 #: Seconds between two looks at the supervisor's answer, which looks every 0.1 s itself.
@@ -106,7 +107,8 @@ class Pools:
         routes = self.controller.config.routes
         held = {name: pool for name, pool in stored.items() if pool.file == self._in_file(name)}
         cast = {name: role for name, role in (roles or {}).items() if role.file == self.pair_in_file(name)}
-        if (held, cast) != (stored, roles or {}):
+        known = await asyncio.get_running_loop().run_in_executor(self.controller.thread, self._store.roles)
+        if (held, cast) != (stored, known):  # before the first tick saves a record of these pools: see `present_roles`
             with suppress(StoreError):  # it is not in force, and the next start forgets it
                 await self._save(held, {}, cast)
         pairs = {name: cast[name].pair if name in cast else self.pair_in_file(name) for name in routes}
@@ -126,7 +128,10 @@ class Pools:
         """These roles, which are stored, are in force: have what is pending started."""
         self.roles = dict(roles)
         for name, role in self.roles.items():
-            self.controller.routes[name].deployment.role = role
+            route = self.controller.routes[name]
+            route.deployment.role = role
+            if (why := route.deployment.called_off) and route.rollout.phase is Phase.IDLE and route.rollout.may_have_users:
+                route.handle(Rollback(why, role.by))  # too late to be withdrawn: not for beta groups either
         self.controller.look_for_starts()
 
     async def register(self, name: str, definition: Definition, by: str) -> Change:
@@ -175,14 +180,16 @@ class Pools:
         if self._busy or self._leaving.is_set():
             raise BusyError("pools", "a hand-over to new workers is going on", "ask again in a second")
 
-    async def save_roles(self, roles: Mapping[str, Role], decisions: Mapping[str, Decision]) -> None:
+    async def save_roles(self, roles: Mapping[str, Role], decisions: Mapping[str, Decision], deploying: RouteControl) -> None:
         """Store these roles, which change no route's pools. Raises BusyError or StoreError; nothing was changed then."""
         self.refuse_if_busy()
         self._busy = True
+        deploying.deployment.hand_over(roles[deploying.name], lambda: None)  # a rollback meanwhile calls it off
         try:
             await self._save(self.registered, decisions, roles)
         finally:
             self._busy = False
+            deploying.deployment.put_back()
         self.adopt(roles)
 
     def leave(self) -> None:
@@ -242,7 +249,10 @@ class Pools:
 
     async def _hand_over(self, undone: Mapping[str, Decision]) -> Outcome | None:
         """Ask, wait for the answer however long it takes, and put back what is in force if it is no."""
-        outcome = await self._answer(self._handover.ask())
+        question = self._handover.ask()
+        if any(route.deployment.is_handing_over and route.deployment.called_off for route in self.controller.routes.values()):
+            self._handover.withdraw()  # a rollback came before there was a question
+        outcome = await self._answer(question)
         if outcome is None or not outcome.refusal:
             return outcome  # still busy: this controller is being replaced
         try:

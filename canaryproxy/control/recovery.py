@@ -69,7 +69,7 @@ def present_roles(roles: Mapping[str, Role], saved: Mapping[str, Saved]) -> dict
     for name, role in roles.items():
         if name in saved:
             record = Rollout.from_dict(saved[name].rollout)
-            stable = record.file_stable if record.file_canary == role.canary else record.stable
+            stable = role.stable if record.file_canary == role.canary else record.stable
             role = replace(role, stable=stable)  # noqa: PLW2901
         if role.stable != role.canary:
             present[name] = role

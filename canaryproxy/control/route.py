@@ -117,7 +117,8 @@ class RouteControl:
         if recovered.sentence:
             _log.warning("%s", recovered.sentence)
         if recovered.records:
-            self._mark(mark_of(self.rollout)._replace(end=End.ROLLED_BACK))  # recovery decides nothing else
+            mark = mark_of(self.rollout)  # rolled back, declined, or promoted again
+            self._mark(mark if mark.end is End.PROMOTED else mark._replace(end=End.ROLLED_BACK))
         for record in recovered.records:
             self._record(record, "")
 
@@ -128,8 +129,6 @@ class RouteControl:
         """
         self.deployment.refuse(self.name, event)
         self.rollout, effects = advance(self.rollout, event, self._clock.wall())
-        if self.rollout.phase is Phase.ROLLED_BACK or isinstance(event, Rollback):
-            self._mark(mark_of(self.rollout)._replace(end=End.ROLLED_BACK))  # not even a full disk and a kill of all lose it
         ticket = 0
         for effect in effects:
             match effect:
@@ -145,6 +144,9 @@ class RouteControl:
                     ticket = self.saver.request()
         if self.deployment.settle(event) and not ticket:
             ticket = self.saver.request()
+        if self.rollout.phase is Phase.ROLLED_BACK or isinstance(event, Rollback):
+            # Not even a full disk and a kill of all lose it. After the board: a disk that stands still holds up a mark, too.
+            self._mark(mark_of(self.rollout)._replace(end=End.ROLLED_BACK))
         return ticket
 
     def tick(self, now: float) -> None:

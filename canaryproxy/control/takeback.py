@@ -107,7 +107,7 @@ def _read_all(state: Path, heard: bool) -> Iterator[Takeback]:
         except PermissionError as error:
             _log.error("%s: is not taken for a rollback (%s); remove it", file, error.strerror or error)
             continue
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             _log.error("%s: a rollback that cannot be read (%s): taken for one of everything", file, error)
             yield Takeback(None, "asked for in a file that cannot be read", "command line", _age(file), heard, file)
             continue

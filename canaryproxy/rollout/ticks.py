@@ -22,7 +22,7 @@ def tick_step(rollout: Rollout, tick: Tick, now: float) -> Transition:
     healthy = verdict.action is Action.PROMOTE
     if rollout.gate is not None:
         return _noted(rollout, verdict)
-    if not rollout.begun:
+    if not rollout.begun and tick.elapsed:  # a tick of no time raises nothing (a deploy is handed over)
         return _gate_or_none(rollout, Cause("plan")) or moves.begin(rollout, Cause("plan"), now)
     if healthy and rollout.held >= rollout.dwell:
         skip = moves.may_skip(rollout, verdict)

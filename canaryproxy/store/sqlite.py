@@ -211,7 +211,8 @@ class SqliteStore:
         None leaves the roles as they were. Nothing is changed when it raises.
         """
         rows = [
-            (name, _sealed(pool.definition), _sealed(pool.file), pool.at, pool.by, pool.deployed) for name, pool in pools.items()
+            (name, _sealed(pool.definition), _sealed(pool.file), pool.at, _plain(pool.by), pool.deployed)
+            for name, pool in pools.items()
         ]
         self._look()
         with self._explained(), self._transaction():
@@ -223,7 +224,7 @@ class SqliteStore:
             self._note(decisions.items())
 
     def _note(self, decisions: Iterable[tuple[str, Decision]]) -> None:
-        rows = [(route, d.at, d.kind, d.sentence, _text(d.data)) for route, d in decisions]
+        rows = [(route, d.at, d.kind, _plain(d.sentence), _text(d.data)) for route, d in decisions]
         self._db.executemany("INSERT INTO decision (route, at, kind, sentence, data) VALUES (?, ?, ?, ?, ?)", rows)
 
     def decisions(self, route: str, limit: int = 100, before_id: int | None = None) -> list[dict[str, Any]]:
@@ -367,6 +368,11 @@ def _facts(text: str) -> dict[str, Any]:
         if isinstance(facts, dict):
             return facts
     return {}
+
+
+def _plain(text: str) -> str:
+    """What UTF-8 has: a reason with half a character (a shell's, in Latin-1) must not keep a rollback from the disk."""
+    return text.encode(errors="replace").decode()
 
 
 def _text(record: Mapping[str, Any] | None) -> str:

@@ -53,6 +53,7 @@ class Takebacks:
                 _end(controller)
             _take_down(self._board, self._slots, [takeback for takeback in wanted if takeback.heard])
             self._handover.want(wanted)
+            self._handover.withdraw()  # the next controller asks again for what these do not call off
         self._obeyed += 1
         tell_obeyed(lock, self._obeyed)
         return bool(wanted)
