@@ -10,6 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
+def one_line(text: str) -> str:
+    """A text from outside, to be logged, stored and shown: on one line, without what steers a terminal or is no character."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that is wrong: where (a path or place), what is wrong, and what to do about it ('' when obvious)."""

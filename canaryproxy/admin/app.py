@@ -100,5 +100,5 @@ async def _json_errors(request: web.Request, handler: Handler) -> web.StreamResp
             error.status, error.reason.lower().replace(" ", "_"), Problem("", error.reason.lower()), headers=headers
         )
     except Exception:
-        _log.exception("%s %s failed", request.method, request.path)
+        _log.exception("%s %s failed", request.method, ascii(request.rel_url.raw_path)[1:-1])
         return error_answer(500, "internal", Problem("", "this request met a defect of canaryproxy", "see its log"))

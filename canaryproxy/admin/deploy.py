@@ -18,6 +18,7 @@ from canaryproxy.admin.handlers import Handlers, etag, json_object, refuse_if_ch
 from canaryproxy.admin.paths import Answer, Path
 from canaryproxy.control.deploys import Deploys
 from canaryproxy.control.pools import Pools
+from canaryproxy.errors import one_line
 
 _EXAMPLE = '{"canary": ["http://10.0.0.7:8000"], "version": "v2"}'
 _LONGEST = {"version": 200, "reason": 500}
@@ -70,4 +71,4 @@ def _read(body: dict[str, Any]) -> tuple[Any, dict[str, str]]:
     wanted = body["canary"]
     if not isinstance(wanted, str | list | dict) or not wanted:
         raise BadRequestError("canary", f"{wanted!r} is no pool", f"send the name of one, servers, or a definition: {_EXAMPLE}")
-    return wanted, {name: text.strip() for name, text in texts.items()}
+    return wanted, {name: one_line(text) for name, text in texts.items()}

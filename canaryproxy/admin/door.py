@@ -24,7 +24,8 @@ class Door:
 
     def __init__(self, *, most: int = MOST_CONNECTIONS, idle: float = _IDLE) -> None:
         self._most, self._idle = most, idle
-        self._busy: set[asyncio.Protocol] = set()
+        #: The request in hand of each connection.
+        self._busy: dict[asyncio.Protocol, web.BaseRequest] = {}
         #: When a connection came, or had its last answer.
         self._since: dict[asyncio.Protocol, float] = {}
         self._servers: list[asyncio.Server] = []
@@ -36,11 +37,11 @@ class Door:
         @web.middleware
         async def in_hand(request: web.Request, handler: Handler) -> web.StreamResponse:
             connection = request.protocol
-            self._busy.add(connection)
+            self._busy[connection] = request
             try:
                 return await handler(request)
             finally:
-                self._busy.discard(connection)
+                self._busy.pop(connection, None)
                 self._since[connection] = asyncio.get_running_loop().time()
 
         return in_hand
@@ -69,9 +70,14 @@ class Door:
             self._sweeping.cancel()
 
     def _make_room(self, connections: Sequence[web.RequestHandler]) -> None:
-        idle = [connection for connection in connections if connection not in self._busy]
+        idle = [connection for connection in connections if not self._is_busy(connection)]
         if idle:
             _shut(min(idle, key=lambda connection: self._since.get(connection, 0.0)))
+
+    def _is_busy(self, connection: asyncio.Protocol) -> bool:
+        """Whether it has a request in hand that has come whole: one whose body is awaited costs its client nothing either."""
+        request = self._busy.get(connection)
+        return request is not None and request.content.is_eof()
 
     async def _sweep(self, server: web.Server) -> None:
         loop = asyncio.get_running_loop()
@@ -80,7 +86,7 @@ class Door:
             connections, now = _open(server), loop.time()
             self._since = {connection: self._since.get(connection, now) for connection in connections}
             for connection in connections:
-                if connection not in self._busy and now - self._since[connection] >= self._idle:
+                if not self._is_busy(connection) and now - self._since[connection] >= self._idle:
                     _shut(connection)
 
 

@@ -26,7 +26,7 @@ from canaryproxy.errors import Problem
 SAFE = {"GET", "HEAD"}
 #: Characters of a path in the audit's lines.
 _SHOWN = 200
-#: Lines in a minute about an address without a token: whoever is nobody must not be able to fill the disk.
+#: Lines in a minute about an address without a token, or with one that may not: neither must be able to fill the disk.
 _TOLD = 120
 
 _audit = logging.getLogger("canaryproxy.audit")
@@ -102,7 +102,7 @@ class Guard:
 
     def _note(self, request: web.Request, status: int) -> None:
         """One line on who asked for which change, and what came of it: no token, no text of the request's body."""
-        if NAME.get() == NOBODY and self._told.take(request.remote or "", self._clock()):
+        if (NAME.get() == NOBODY or status == 403) and self._told.take(request.remote or "", self._clock()):
             return
         where = ascii(request.rel_url.raw_path)[1:-1][:_SHOWN]
         outcome = "granted" if status < 400 else "refused"

@@ -22,7 +22,7 @@ from canaryproxy.admin.exposition import LedgerCollector
 from canaryproxy.admin.paths import Access, Answer, Path, Schema
 from canaryproxy.config.quantities import parse_percent
 from canaryproxy.control.controller import Controller
-from canaryproxy.errors import Problem
+from canaryproxy.errors import Problem, one_line
 from canaryproxy.rollout.model import Event, Pause, Promote, Resume, Rollback, SetWeight
 from canaryproxy.shared.layout import Ack, WorkerState
 
@@ -154,7 +154,7 @@ class Handlers:
         try:
             async with asyncio.timeout(_ROLLBACK_BODY_SECONDS):
                 reason = (await _body(request, reason=str)).get("reason", "")
-        except (BadRequestError, TimeoutError, web.HTTPRequestEntityTooLarge, web.RequestPayloadError):
+        except (BadRequestError, SlowBodyError, TimeoutError, web.HTTPRequestEntityTooLarge):
             reason = ""
         return await self._submit(request.match_info["route"], Rollback(reason, operator(request)), "")
 
@@ -236,11 +236,7 @@ async def json_object(request: web.Request, example: str) -> dict[str, Any]:
 
 async def json_body(request: web.Request, example: str) -> Any:
     """The JSON in the body; none: an object without members."""
-    try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            data = await request.read()
-    except TimeoutError:
-        raise SlowBodyError("", f"the body did not come within {_BODY_SECONDS:g} s", "send it at once") from None
+    data = await read_body(request)
     if not data:
         return {}
     if request.content_type != "application/json":
@@ -249,6 +245,17 @@ async def json_body(request: web.Request, example: str) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise BadRequestError("", f"the body is not JSON ({error})", f"send for example {example}") from None
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The whole body. Raises SlowBodyError, or BadRequestError where it does not come whole or is not coded as it says."""
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            return await request.read()
+    except TimeoutError:
+        raise SlowBodyError("", f"the body did not come within {_BODY_SECONDS:g} s", "send it at once") from None
+    except (OSError, RuntimeError, web.RequestPayloadError):  # the client or the door has ended the connection, or it is rubbish
+        raise BadRequestError("", "the body did not come whole", "send it again") from None
 
 
 async def _body(request: web.Request, **known: type) -> dict[str, Any]:
@@ -261,6 +268,8 @@ async def _body(request: web.Request, **known: type) -> dict[str, Any]:
             raise BadRequestError(name, f"{value!r} is not a {known[name].__name__}")
     if len(body.get("reason", "")) > _LONGEST_REASON:
         raise BadRequestError("reason", f"is longer than {_LONGEST_REASON} characters", "shorten it")
+    if "reason" in body:
+        body["reason"] = one_line(body["reason"])
     return body
 
 

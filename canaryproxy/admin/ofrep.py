@@ -15,6 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from canaryproxy.admin.document import salt_id
+from canaryproxy.admin.handlers import read_body
 from canaryproxy.admin.paths import Access, Answer, Path
 from canaryproxy.config import schema
 from canaryproxy.control.controller import Controller
@@ -122,7 +123,7 @@ def _pool(route: schema.Route, split: Split, variant: int) -> str:
 async def _targeting_key(request: web.Request) -> bytes:
     """The user whom the evaluation is for, as requests through the proxy name him."""
     try:
-        body = json.loads(await request.read() or b"{}")
+        body = json.loads(await read_body(request) or b"{}")
     except (ValueError, RecursionError) as error:
         raise _RefusedError("PARSE_ERROR", f"the body is not JSON ({error})") from None
     if not isinstance(body, dict):

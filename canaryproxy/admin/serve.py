@@ -17,7 +17,7 @@ from aiohttp import web
 
 from canaryproxy.admin.app import make_app
 from canaryproxy.admin.door import Door
-from canaryproxy.admin.tokens import load_tokens
+from canaryproxy.admin.tokens import Tokens
 from canaryproxy.clock import SystemClock
 from canaryproxy.config.overlay import Laid
 from canaryproxy.control.controller import Controller
@@ -36,26 +36,25 @@ _unheard = logging.getLogger("canaryproxy.admin.http")
 _unheard.setLevel(logging.CRITICAL)
 
 
-def run_controller(
-    laid: Laid, segment: Segment, slots: Mapping[str, int], handover: Handover, admin_sockets: list[socket.socket]
+def run_controller(  # noqa: PLR0917
+    laid: Laid, tokens: Tokens, segment: Segment, slots: Mapping[str, int], handover: Handover, admin_sockets: list[socket.socket]
 ) -> None:
     """Control the routes of what is in force and serve the admin endpoint on the inherited sockets until SIGTERM.
 
-    Raises StartError (token file) or StoreError if it cannot begin, and whatever a tick raises.
+    Raises StoreError if it cannot begin, and whatever a tick raises.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the supervisor says when to end
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(laid, segment, slots, handover, admin_sockets))
+        runner.run(_serve(laid, tokens, segment, slots, handover, admin_sockets))
 
 
-async def _serve(
-    laid: Laid, segment: Segment, slots: Mapping[str, int], handover: Handover, admin_sockets: list[socket.socket]
+async def _serve(  # noqa: PLR0917
+    laid: Laid, tokens: Tokens, segment: Segment, slots: Mapping[str, int], handover: Handover, admin_sockets: list[socket.socket]
 ) -> None:
     config = laid.config
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     pulse = asyncio.create_task(_beat(Board(segment)), name="pulse")
-    tokens = load_tokens(config.admin)
     store = await asyncio.to_thread(SqliteStore, config.state.path)
     saved = await asyncio.to_thread(store.load)
     marks = await asyncio.to_thread(open_marks, config.state.path)

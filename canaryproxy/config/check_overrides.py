@@ -36,8 +36,11 @@ _MOST_RULES = 32
 #: Repeats in a regular expression: each multiplies the time that a value can cost by its length.
 _MOST_REPEATS = 2
 _escape_or_class = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
-_possessive = re.compile(r"(?<=[*+?}])\+")
+_lazy_or_possessive = re.compile(r"(?<=[*+?}])[+?]")
 _repeat = re.compile(r"[*+]|\{\d*,?\d*\}")
+#: What may be there or not; each doubles the time.
+_maybe, _MOST_MAYBES = re.compile(r"(?<!\()\?"), 4
+_verbose = re.compile(r"\(\?[a-zA-Z]*x")
 _repeated_group = re.compile(r"\)(?:[*+]|\{)")
 
 
@@ -103,12 +106,18 @@ def _regex(place: str, regex: str) -> Iterator[Finding]:
     except (re.error, OverflowError, RecursionError) as error:
         yield found(place, f"{regex!r} is no regular expression ({error})", "write one as Python's re has them")
         return
-    plain = _possessive.sub("", _escape_or_class.sub("x", regex))
+    plain = _lazy_or_possessive.sub("", _escape_or_class.sub("x", regex))
+    if _verbose.search(plain):
+        yield found(place, f"{regex!r} has the flag x: a repeat need not stand behind what it repeats", "write it without")
+        return
     if _repeated_group.search(plain):
         what = f"{regex!r} repeats a group, which can take for ever on a value that almost matches"
         yield found(place, what, "write it without, or use prefix")
     elif len(_repeat.findall(plain)) > _MOST_REPEATS:
         what = f"{regex!r} has more than {_MOST_REPEATS} repeats (* + {{n}}), which can take long on a value that almost matches"
+        yield found(place, what, "write it with fewer, or as several items")
+    elif len(_maybe.findall(plain)) > _MOST_MAYBES:
+        what = f"{regex!r} has more than {_MOST_MAYBES} ? in it, which can take long on a value that almost matches"
         yield found(place, what, "write it with fewer, or as several items")
 
 

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, Field, PlainSerializer, WithJsonSchema
 
 from canaryproxy.config.base import FileName, Model, OrFalse
 from canaryproxy.config.names import CertificateName, SentHost, TargetPath
 from canaryproxy.config.quantities import Duration, Percent, ServerUrl, Statuses, StatusRange
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("has a character that cannot be shown; write it on one line, without control characters")
+    return value
+
+
+Version = Annotated[str, AfterValidator(_printable)]
 
 
 class UpstreamTls(Model):
@@ -54,7 +63,7 @@ class Pool(Model):
     """A named set of upstreams that run the same version."""
 
     servers: tuple[ServerUrl, ...] = Field(min_length=1, description="the addresses that run this version")
-    version: str = Field("", max_length=200, description="shown to people; defaults to the pool's name")
+    version: Version = Field("", max_length=200, description="shown to people; defaults to the pool's name")
     balance: Literal["least_request", "round_robin"] = Field(
         "least_request", description="the better of two taken at random, or each in its turn"
     )

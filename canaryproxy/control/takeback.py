@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from canaryproxy.errors import one_line
+
 #: Bytes of a request at most, and characters of its texts.
 _LONGEST, _LONGEST_TEXT = 8192, 500
 
@@ -112,22 +114,28 @@ def _read_all(state: Path, heard: bool) -> Iterator[Takeback]:
             yield Takeback(None, "asked for in a file that cannot be read", "command line", _age(file), heard, file)
             continue
         route = found["route"]
-        yield Takeback(None if route is None else str(route), str(found["reason"]), str(found["by"]), found["at"], heard, file)
+        reason, by = one_line(str(found["reason"])), one_line(str(found["by"]))
+        yield Takeback(None if route is None else one_line(str(route)), reason, by, found["at"], heard, file)
 
 
 def _read(file: Path) -> dict[str, Any]:
+    _refuse_others(os.lstat(file))  # a link, a directory or a socket of another user's cannot even be opened
     descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as opened:
-        status = os.fstat(descriptor)
-        if status.st_uid not in (0, os.geteuid()) or stat.S_IMODE(status.st_mode) & 0o022 or not stat.S_ISREG(status.st_mode):
-            raise PermissionError(f"others could have written it, uid {status.st_uid}")
+        _refuse_others(os.fstat(descriptor))
         found = json.loads(opened.read(_LONGEST))
     return {"route": found["route"], "reason": found["reason"], "by": found["by"], "at": float(found["at"])}
 
 
+def _refuse_others(status: os.stat_result) -> None:
+    """Raises PermissionError for what is no file, or could have been written by another user."""
+    if status.st_uid not in (0, os.geteuid()) or stat.S_IMODE(status.st_mode) & 0o022 or not stat.S_ISREG(status.st_mode):
+        raise PermissionError(f"others could have written it, uid {status.st_uid}")
+
+
 def _age(file: Path) -> float:
     with suppress(OSError):
-        return file.stat().st_mtime
+        return file.lstat().st_mtime
     return 0.0
 
 

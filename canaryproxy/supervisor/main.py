@@ -16,6 +16,7 @@ import signal
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,7 +95,7 @@ class Supervisor:
     def run(self) -> int:
         """Serve until told to stop; the exit code."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        load_tokens(self._config.admin)
+        self._tokens = load_tokens(self._config.admin)
         self._laid = recover_pools(self._config)
         self._takebacks.find()
         self._recover(self._routes)
@@ -125,12 +126,9 @@ class Supervisor:
         """Put the recorded splits of these routes on the board, before anybody serves or judges them."""
         if not routes:
             return
-        store = SqliteStore(self._config.state.path)
-        try:
+        with closing(SqliteStore(self._config.state.path)) as store:
             marks = open_marks(self._config.state.path)
             recover(self._config, routes, self._board, store.load(), takebacks=self._handover.takebacks, marks=marks)
-        finally:
-            store.close()
 
     # Children.
 
@@ -167,7 +165,7 @@ class Supervisor:
 
         def body() -> None:
             self._listeners.trim()
-            run_controller(laid, segment, slots, self._handover, sockets)
+            run_controller(laid, self._tokens, segment, slots, self._handover, sockets)
 
         pulse = self._board.controller_pulse()
         self._controller = Child(fork(body, "controller"), "controller", time.monotonic(), pulse=pulse)
@@ -346,7 +344,8 @@ class Supervisor:
         config = load(self._path)
         if (config.state, config.admin.listen) != (self._config.state, self._config.admin.listen):
             raise StartError("state, admin.listen", "cannot change while running", "restart to move them")
-        return recover_pools(config, self._laid)
+        laid, self._tokens = recover_pools(config, self._laid), load_tokens(config.admin)
+        return laid
 
     def _begin_generation(self, laid: Laid) -> None:
         """Fork the workers of this configuration. Raises StartError or StoreError; then `_undo` has to follow."""

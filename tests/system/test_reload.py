@@ -113,6 +113,20 @@ async def test_an_invalid_file_changes_nothing_and_the_log_says_why(product: Pro
     assert await versions(product) == {"v1"}
 
 
+async def test_a_token_file_that_others_can_read_changes_nothing(product: Product) -> None:
+    await product.start()
+    pids = product.processes()
+    token = product.folder / "ci.token"
+    token.write_text("a-token-that-others-can-read\n")
+    token.chmod(0o644)
+    admin = {"listen": f"127.0.0.1:{product.admin_port}", "token_file": str(product.token_file)}
+    product.configure(admin=admin | {"tokens": {"ci": {"file": str(token), "role": "operate"}}})
+    product.signal(signal.SIGHUP)
+    await product.until_said("reload refused, nothing changed")
+    assert product.processes() == pids
+    assert (await product.status())["saved"]
+
+
 async def test_a_port_that_is_taken_changes_nothing(product: Product) -> None:
     await product.start()
     with socket.create_server(("127.0.0.1", 0)) as taken:

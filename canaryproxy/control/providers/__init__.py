@@ -30,6 +30,20 @@ class Provider(Protocol):
         """The number; raises NoAnswerError, and nothing else that a server could bring about."""
 
 
+class _Discreet:
+    """A provider whose complaints have no secret in them, also where the server's document repeats one."""
+
+    def __init__(self, provider: Provider, fetch: Fetch) -> None:
+        self._provider, self._fetch = provider, fetch
+
+    async def ask(self, question: Question) -> Sample:
+        """As the provider does."""
+        try:
+            return await self._provider.ask(question)
+        except NoAnswerError as error:
+            raise NoAnswerError(self._fetch.hidden(str(error))) from None
+
+
 def provider_of(metric: OutsideMetric, session: aiohttp.ClientSession) -> Provider:
     """The provider that a metric's settings name. Raises OSError where its file of authorities cannot be used any more."""
     asked = metric.asked
@@ -38,5 +52,5 @@ def provider_of(metric: OutsideMetric, session: aiohttp.ClientSession) -> Provid
     said = () if isinstance(asked, Datadog) else tuple(value.rpartition(" ")[2] for value in headers_of(asked).values())
     fetch = Fetch(session, metric.timeout, (*asked.secrets, *said), trusted)
     if isinstance(asked, Prometheus):
-        return PrometheusProvider(asked, fetch, metric.fresh_for)
-    return DatadogProvider(asked, fetch) if isinstance(asked, Datadog) else HttpProvider(asked, fetch)
+        return _Discreet(PrometheusProvider(asked, fetch, metric.fresh_for), fetch)
+    return _Discreet(DatadogProvider(asked, fetch) if isinstance(asked, Datadog) else HttpProvider(asked, fetch), fetch)

@@ -106,3 +106,15 @@ async def test_who_sends_no_whole_head_in_time_is_closed() -> None:
         assert await ended(busy), "after its answer it is idle as well"
         for _, writer in (silent, half, busy):
             writer.close()
+
+
+async def test_one_whose_body_does_not_come_is_idle() -> None:
+    async with served(Door(most=1)) as made:
+        waits = await come(made, b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
+        await until(lambda: made.asked == 1)
+        other = await come(made, REQUEST)
+        assert await ended(waits)
+        made.go.set()
+        assert b"200 OK" in await other[0].readuntil(b"answer")
+        for _, writer in (waits, other):
+            writer.close()

@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 
 from canaryproxy.admin.serve import _serve
+from canaryproxy.admin.tokens import load_tokens
 from canaryproxy.config.overlay import Laid, Registered
 from canaryproxy.config.schema import Config
 from canaryproxy.control.controller import Controller
@@ -51,7 +52,8 @@ class Process:
         return self.handover.question
 
     async def body(self) -> None:
-        await _serve(Laid(self.config, self.config, {}), self.segment, {"shop": 0}, self.handover, [self.socket])
+        laid = Laid(self.config, self.config, {})
+        await _serve(laid, load_tokens(self.config.admin), self.segment, {"shop": 0}, self.handover, [self.socket])
 
 
 @pytest.fixture
