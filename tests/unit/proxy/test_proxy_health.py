@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -241,9 +242,15 @@ async def test_a_server_is_up_until_its_checks_fail_and_comes_back_when_they_pas
     ]
 
 
-async def test_each_server_is_checked_by_itself(unused_tcp_port: int) -> None:
+async def test_each_server_is_checked_by_itself() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # taken, so no other test's server can come there, and not listened on
+        await _check_both(f"http://127.0.0.1:{nobody.getsockname()[1]}")
+
+
+async def _check_both(down: str) -> None:
     async with listening() as (_, url):
-        both, checks = pool(url, f"http://127.0.0.1:{unused_tcp_port}", fall=1), HealthChecks(open_stream)
+        both, checks = pool(url, down, fall=1), HealthChecks(open_stream)
         checks.start([both])
         await until(lambda: not both.servers[1].up)
         assert both.choose() is both.servers[0]
