@@ -18,7 +18,8 @@ from canaryproxy.admin.handlers import Handlers, etag, json_object, refuse_if_ch
 from canaryproxy.admin.paths import Answer, Path
 from canaryproxy.control.deploys import Deploys
 from canaryproxy.control.pools import Pools
-from canaryproxy.errors import one_line
+from canaryproxy.errors import IllegalTransitionError, one_line
+from canaryproxy.rollout.model import Phase, Rollout
 
 _EXAMPLE = '{"canary": ["http://10.0.0.7:8000"], "version": "v2"}'
 _LONGEST = {"version": 200, "reason": 500}
@@ -42,6 +43,7 @@ class DeployHandlers:
         if "canary" not in body:
             if "version" in body:
                 raise BadRequestError("version", "says nothing without canary", f"send for example {_EXAMPLE}")
+            self._refuse_the_version_before(self._controller.route(request.match_info["route"]).rollout)
             return await self._handlers.start(request)
         wanted, texts = _read(body)
         route = self._controller.route(request.match_info["route"])
@@ -56,6 +58,13 @@ class DeployHandlers:
         waits = not done.already and (document["deploy"] or {}).get("state") in ("handing_over", "pending")
         headers = {"ETag": etag(str(route.rollout.revision))}
         return web.json_response(document, status=202 if waits else 200, headers=headers)
+
+    @staticmethod
+    def _refuse_the_version_before(rollout: Rollout) -> None:
+        """A job that is tried again after its promotion must not give the old version to everybody."""
+        if rollout.phase is Phase.PROMOTED:
+            what = f"{rollout.stable} is stable already, and its canary is {rollout.canary}, the version before it"
+            raise IllegalTransitionError(f"route {rollout.route}", what, f"name it if it is meant: --canary {rollout.canary}")
 
 
 def _read(body: dict[str, Any]) -> tuple[Any, dict[str, str]]:

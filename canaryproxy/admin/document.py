@@ -27,6 +27,7 @@ def route_document(controller: Controller, route: RouteControl) -> dict[str, Any
         "step": rollout.step + 1,
         "steps": len(rollout.plan.steps),
         "weight_percent": rollout.weight_bp / 100,
+        "weight_in_force_percent": split.weight_bp / 100,
         "epoch": split.epoch,
         "revision": rollout.revision,
         "salt_id": salt_id(rollout.salt),
@@ -74,8 +75,8 @@ def _variant(controller: Controller, route: RouteControl, variant: int, name: st
 
 def _users(route: RouteControl) -> dict[str, int]:
     """Users that the canary has had in this rollout, or after its end in the last, and those of them with a failed request."""
-    seen = route.sample.canary if route.sample else None
-    return {"exposed": seen.users if seen else 0, "hurt": seen.hurt if seen else 0}
+    exposed, hurt = route.users
+    return {"exposed": exposed, "hurt": hurt}
 
 
 def _shadow(judge: Judge) -> dict[str, Any]:

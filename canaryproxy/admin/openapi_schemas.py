@@ -65,6 +65,7 @@ _ROUTE = {
     "step": {"type": "integer", "minimum": 1, "description": "the first is 1"},
     "steps": COUNT,
     "weight_percent": {"type": "number", "minimum": 0, "maximum": 100},
+    "weight_in_force_percent": {"type": "number", "description": "less than weight_percent while that could not be saved"},
     "epoch": COUNT,
     "revision": {"type": "integer", "minimum": 0, "description": "the ETag"},
     "salt_id": TEXT,

@@ -24,6 +24,8 @@ def _place(answer: Answer) -> str:
     if answer["canary"] is None:
         return f"100% on {answer['stable']['pool']}"
     share = f"{answer['weight_percent']:g}% on {answer['canary']['pool']}"
+    if (now := answer.get("weight_in_force_percent", answer["weight_percent"])) < answer["weight_percent"]:
+        share += f" as soon as it is saved, {now:g}% now"
     gate = f", waits for {_WAITS.get(answer['gate'], answer['gate'])}" if answer.get("gate") else ""
     match answer["phase"]:
         case "progressing" | "paused":

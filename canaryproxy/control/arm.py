@@ -59,7 +59,7 @@ class Arm:
         reported: dict[str, tuple[Cohort, ...]] = {}
         for one in due:
             reported[one.question] = (*reported.get(one.question, ()), self._cohort(one))
-        users, hurt = self._count_users(salt) if self._variant == CANARY else (0, 0)
+        users, hurt = self.count_users(salt) if self._variant == CANARY else (0, 0)
         arm = ArmTick(
             resolved=resolved,
             failed=failed,
@@ -122,7 +122,7 @@ class Arm:
         grown = compress(count(), map(ne, self._groups, last))
         return {group: Group(*map(sub, self._groups[group], last[group])) for group in grown}
 
-    def _count_users(self, salt: int) -> tuple[int, int]:
+    def count_users(self, salt: int) -> tuple[int, int]:
         """How many users were met, and how many of them were hurt: counted anew only when some register has changed."""
         files = read_registers(self._segment, self._slot, salt)
         if files != self._files:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
-from canaryproxy.analysis.verdict import Action, Verdict
+from canaryproxy.analysis.verdict import Action
 from canaryproxy.config.overlay import Role
 from canaryproxy.errors import IllegalTransitionError
 from canaryproxy.rollout.model import Event, FailGate, Retry, Rollback, Start, Tick
@@ -72,7 +72,7 @@ class Deployment:
         """The tick without what it could raise: the pool that is stable while a deploy is handed over stays it."""
         if not self.is_handing_over:
             return tick
-        return Tick(_tame(tick.verdict), 0.0)
+        return tame(tick)
 
     # The start.
 
@@ -138,5 +138,7 @@ class Deployment:
         self.settled = [*self.settled, (role.id, str(stage), detail)][-_REMEMBERED:]
 
 
-def _tame(verdict: Verdict) -> Verdict:
-    return replace(verdict, action=Action.CONTINUE) if verdict.action is Action.PROMOTE else verdict
+def tame(tick: Tick) -> Tick:
+    """The tick without what it could raise, and without its time."""
+    verdict = tick.verdict
+    return Tick(replace(verdict, action=Action.CONTINUE) if verdict.action is Action.PROMOTE else verdict, 0.0)

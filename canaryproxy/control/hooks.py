@@ -61,6 +61,8 @@ class Wait:
     place: str
     since: float
     asked: int = 0
+    #: Whether the log has said that it is waited for.
+    told: bool = False
     answer: str = ""
     yes: bool = False
 
@@ -163,13 +165,13 @@ class Questions:
 
     async def _until_yes(self, asked: _Asked, wait: Wait, hook: Hook) -> Answer:
         while True:
-            answer = await self._ask(asked, hook)
-            wait.asked, wait.answer, wait.yes = wait.asked + 1, answer.words, answer.ok
+            answer, first = await self._ask(asked, hook, wait), not wait.told
             if answer.ok:
                 return answer
             if hook.type is HookType.PRE_ROLLOUT:
                 raise _RefusedError(wait.hook, answer)
-            if wait.asked == 1:
+            if first:
+                wait.told = True
                 waits = "route %s: waits for hook %s (%s, %s): %s; asking each %g s"
                 _log.info(waits, self._route.name, wait.hook, hook.type.value, hook.place, answer.words, hook.interval)
             await self._sleep(hook.interval)
@@ -201,7 +203,7 @@ class Questions:
 
     # Both.
 
-    async def _ask(self, asked: _Asked, hook: Hook) -> Answer:
+    async def _ask(self, asked: _Asked, hook: Hook, wait: Wait | None = None) -> Answer:
         """One answer. Tried again where there is none, and where a pre_rollout fails: it does something, and that may fail."""
         tries = 0
         while True:
@@ -209,6 +211,8 @@ class Questions:
             body = question(hook, hook.type.value, rollout, self._versions, self._route.users)
             answer = await self._post(hook, body, _JSON, asked.key)
             tries += 1
+            if wait is not None:
+                wait.asked, wait.answer, wait.yes = wait.asked + 1, answer.words, answer.ok
             told = answer.ok or (answer.status and hook.type is not HookType.PRE_ROLLOUT)
             if told or tries > hook.retries:
                 return answer

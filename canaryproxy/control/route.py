@@ -24,7 +24,7 @@ from canaryproxy.analysis.verdict import Action, Outcome, Verdict
 from canaryproxy.clock import Clock
 from canaryproxy.config import schema
 from canaryproxy.config.overlay import Role
-from canaryproxy.control.deployment import Deployment
+from canaryproxy.control.deployment import Deployment, tame
 from canaryproxy.control.forgotten import mark_of
 from canaryproxy.control.goals import PostedGoals
 from canaryproxy.control.journal import Journal
@@ -165,7 +165,8 @@ class RouteControl:
             self.verdict = self._judge(sample)
             if checkpoint:
                 self._note_change(self.verdict)
-            self.handle(self.deployment.tame(Tick(self.verdict, sample.elapsed)))
+            tick = self.deployment.tame(Tick(self.verdict, sample.elapsed))
+            self.handle(tame(tick) if self.awaits_the_disk else tick)
         else:
             self.judge.observe(sample)
         self._draw_salt()
@@ -181,10 +182,16 @@ class RouteControl:
         return self._board.read(self.slot).epoch
 
     @property
+    def awaits_the_disk(self) -> bool:
+        """Whether the weight of the record is not given yet, for it is not saved: that is no time of its step."""
+        return self._board.read(self.slot).weight_bp < self.rollout.weight_bp
+
+    @property
     def users(self) -> tuple[int, int]:
         """Users exposed and hurt in this rollout, or after its end in the last."""
-        salt, exposed, hurt = self._users
-        return (exposed, hurt) if salt == self.rollout.salt else (0, 0)
+        salt, *known = self._users  # of the last tick, and from before a restart
+        exposed, hurt = self.sampler.users(self.rollout.salt)
+        return (max(exposed, known[0]), max(hurt, known[1])) if salt == self.rollout.salt else (exposed, hurt)
 
     def wants_auto_start(self) -> bool:
         """Whether the rollout is to start by itself as soon as the canary is there."""

@@ -70,6 +70,10 @@ class Sampler:
         share = self.share.of(split.salt, split.weight_bp)
         return Tick(elapsed, stable, canary, split.weight_bp / BUCKETS, share)
 
+    def users(self, salt: int) -> tuple[int, int]:
+        """Users that the canary has met under this salt until now, and those of them that were hurt."""
+        return self._canary.count_users(salt)
+
     def publish(self, now: float, questions: Questions, slow_us: int) -> None:
         """Fix the edges of the next seconds, none of which has begun: the thresholds (ascending) of all questions together.
 

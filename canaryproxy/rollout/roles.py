@@ -23,8 +23,8 @@ def reconcile(saved: Rollout | None, route_name: str, route: schema.Route) -> tu
         return fresh, None
     if named not in ((saved.file_stable, saved.file_canary), (saved.stable, saved.canary)):
         return replace(fresh, salt=saved.salt, revision=saved.revision + 1, settled=saved.settled), (
-            f"route {route_name}: the configuration now says {_roles(*named)}, "
-            f"it said {_roles(saved.file_stable, saved.file_canary)}: it decides, and what was recorded ({saved.phase}) is over"
+            f"route {route_name}: {_roles(*named)} take the place of {_roles(saved.stable, saved.canary)}: "
+            f"what was recorded ({saved.phase}) is over"
         )
     kept = replace(saved, file_stable=route.stable, file_canary=route.canary)
     if kept.phase is Phase.IDLE:

@@ -150,6 +150,9 @@ def the_place_is_kept(life: Life) -> int:
         if strike.before is None or strike.after is None or strike.before["phase"] not in ("progressing", "paused", "baking"):
             continue
         names = ("revision", "salt_id")
+        # what was lowered at once and killed unsaved leaves its revision to the next decision
+        if any(strike.at <= told.sent <= (strike.again or told.sent) and not told.refused for told in life.told):
+            continue
         if any(strike.before[name] != strike.after[name] for name in names):
             continue  # something was decided in between: the other invariants speak of that
         for name in ("phase", "step", "weight_percent", "started_at", "step_entered_at"):

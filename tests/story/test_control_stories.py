@@ -240,11 +240,24 @@ async def test_a_raise_is_not_shown_until_it_is_saved(make: Make) -> None:
     world.store.failing = True
     answer = await world.do(Promote())
     assert (answer.saved, answer.rollout.weight_bp, world.shown) == (False, 5000, (500, False))
-    await world.ticks(2)
+    world.judge.says = verdict(Action.PROMOTE)
+    await world.ticks(70)
     assert world.shown == (500, False)
+    assert (world.phase, world.route.rollout.held) == (Phase.PROGRESSING, 0), "users who are not there prove nothing"
     world.store.failing = False
     await world.ticks(1)
     assert world.shown == (5000, False)
+    await world.ticks(2)
+    assert world.route.rollout.held > 0
+
+
+async def test_users_are_told_up_to_the_moment_also_of_a_controller_that_has_not_ticked_yet(make: Make) -> None:
+    world = make()
+    await world.start()
+    world.requests(world.clock.monotonic(), 1, 40, 3)
+    assert world.route.users == pytest.approx((43, 3), abs=1)
+    world.restart()
+    assert world.route.users == pytest.approx((43, 3), abs=1)
 
 
 async def test_a_raise_is_not_shown_by_the_save_of_an_earlier_decision(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

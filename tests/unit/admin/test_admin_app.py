@@ -327,6 +327,7 @@ async def test_users_and_rehearsals_are_shown(setup: Setup, client: AdminClient)
     await change(client, "start")
     route = setup.controller.routes["shop"]
     route.sample = Tick(1.0, ArmTick(), ArmTick(users=402, hurt=7))
+    route._users = (route.rollout.salt, 402, 7)
     route.judge.shadow.rollouts, route.judge.shadow.false_alarms = 100, 1
     setup.controller.board.quarantine(route.slot, (3, 200))
     route.rollout = replace(route.rollout, frozen=True, gate=Gate.CONFIRM_STEP)

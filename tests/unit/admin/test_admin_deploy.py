@@ -20,6 +20,7 @@ from canaryproxy.config.schema import Config
 from canaryproxy.control.controller import Controller
 from canaryproxy.control.handover import Handover
 from canaryproxy.control.pools import Pools
+from canaryproxy.rollout.model import Promote
 from canaryproxy.shared import layout
 from canaryproxy.store.sqlite import SqliteStore
 
@@ -115,6 +116,21 @@ async def test_a_server_that_is_not_there_is_waited_for(setup: Setup, client: Ad
 async def test_without_a_canary_it_is_the_plain_start(client: AdminClient) -> None:
     assert (await start(client, {"reason": "now"}, 200))["phase"] == "progressing"
     assert "says nothing without canary" in (await start(client, {"version": "v3"}, 400))["error"]["message"]
+
+
+async def test_a_job_that_is_tried_again_after_the_promotion_does_not_roll_the_old_version_out(
+    setup: Setup, client: AdminClient
+) -> None:
+    await start(client, {}, 200)
+    for event in (Promote(full=True), Promote()):
+        await setup.controller.submit("shop", event)
+    before = setup.controller.routes["shop"].rollout
+    error = (await start(client, {}, 409))["error"]
+    assert error["message"].endswith(
+        f"{before.stable} is stable already, and its canary is {before.canary}, the version before it"
+    )
+    assert error["hint"] == f"name it if it is meant: --canary {before.canary}"
+    assert setup.controller.routes["shop"].rollout == before
 
 
 async def test_what_is_refused(setup: Setup, client: AdminClient) -> None:

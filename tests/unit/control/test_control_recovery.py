@@ -84,7 +84,7 @@ def test_other_pools_in_the_file_end_the_rollout(board: Board) -> None:
     found = recover_route("shop", config(canary="v3").routes["shop"], 0, board, saved(rollout())["shop"])
     assert (found.rollout.phase, found.rollout.canary, shown(board)[0]) == (Phase.IDLE, "v3", 0)
     assert found.sentence is not None
-    assert "it decides" in found.sentence
+    assert "take the place of stable v1 and canary v2" in found.sentence
 
 
 @pytest.mark.parametrize("events", [(), (Promote(),), (Promote(full=True),), PROMOTED])

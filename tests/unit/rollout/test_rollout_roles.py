@@ -55,8 +55,7 @@ def test_other_pools_in_the_file_win_and_the_route_is_idle() -> None:
     assert (fresh.phase, fresh.weight_bp, fresh.settled) == (Phase.IDLE, 0, ("v2",))
     assert fresh.revision > promoted().revision
     assert sentence == (
-        "route shop: the configuration now says stable v2 and canary v3, it said stable v1 and canary v2: "
-        "it decides, and what was recorded (promoted) is over"
+        "route shop: stable v2 and canary v3 take the place of stable v2 and canary v1: what was recorded (promoted) is over"
     )
     assert reconcile(fresh, "shop", Route(stable="v2", canary="v3")) == (fresh, None)
 
@@ -71,14 +70,14 @@ def test_the_next_version_by_flags_is_not_taken_for_the_one_that_was_promoted() 
     fresh, sentence = reconcile(done, "default", from_flags(v2, v3).routes["default"])
     assert (fresh.phase, fresh.stable, fresh.canary, fresh.weight_bp) == (Phase.IDLE, "127.0.0.1-8002", "127.0.0.1-8003", 0)
     assert fresh.canary not in fresh.settled
-    assert "the configuration now says stable 127.0.0.1-8002 and canary 127.0.0.1-8003" in str(sentence)
+    assert "stable 127.0.0.1-8002 and canary 127.0.0.1-8003 take the place of" in str(sentence)
 
 
 def test_a_file_without_a_canary_ends_the_rollout() -> None:
     fresh, sentence = reconcile(begun(), "shop", Route(stable="v1"))
     assert (fresh.phase, fresh.weight_bp, fresh.canary) == (Phase.IDLE, 0, None)
     assert sentence is not None
-    assert "the configuration now says stable v1 and no canary" in sentence
+    assert "stable v1 and no canary take the place of stable v1 and canary v2" in sentence
 
 
 def test_a_file_brought_up_to_date_with_the_record_keeps_what_was_recorded() -> None:
