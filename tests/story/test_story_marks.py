@@ -196,6 +196,24 @@ async def test_a_promotion_stays(machine: Machine, before: tuple[Event, ...]) ->
     assert machine.now == (Phase.PROMOTED, (0, True))
 
 
+async def test_and_stays_through_the_next_kill(machine: Machine) -> None:
+    await machine.start(Promote(full=True))
+    await set_back(machine, Promote())
+    machine.begin()  # killed before the first save
+    assert machine.now == (Phase.PROMOTED, (0, True))
+
+
+async def test_a_rollback_that_is_made_again_has_the_number_it_had(machine: Machine) -> None:
+    """By which those who were told of it know it again (`control.outbox`)."""
+    await machine.start()
+    machine.store.failing = True
+    await machine.do(Rollback("bad"))
+    before = machine.controller.routes["shop"].rollout.revision
+    machine.store.failing = False
+    machine.begin()
+    assert machine.controller.routes["shop"].rollout.revision == before
+
+
 async def test_a_rollout_of_before_is_over(machine: Machine) -> None:
     await machine.start()
     await set_back(machine, Rollback("bad"), machine.controller.retry_event("shop"))

@@ -74,6 +74,13 @@ def test_the_signal_alone_means_everything(world: World) -> None:
     assert world.weights() == {"old": 0, "shop": 0, "web": 0}
 
 
+def test_a_hand_over_that_goes_on_is_asked_for_again_by_a_controller_that_knows(world: World) -> None:
+    """It may be the deploy that the rollback calls off."""
+    question = world.handover.ask()
+    assert world.obey(signal.SIGRTMIN)
+    assert world.handover.is_withdrawn(question)
+
+
 def test_a_route_that_is_not_there_is_refused_and_nothing_killed(world: World) -> None:
     file = world.ask("shoop")
     assert not world.obey(signal.SIGUSR2, Child(0, "controller", 0.0))
