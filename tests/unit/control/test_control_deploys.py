@@ -210,6 +210,7 @@ async def test_back_to_what_stands_by_needs_no_new_workers(world: World) -> None
     await world.restart()
     await world.ask("v1")
     assert (world.state, world.handover.question) == ("pending", 0), "nobody listens there"
+    assert (world.shop.deployment.document() or {})["canary"] == "v1"
     assert world.shop.deployment.waits == "http://127.0.0.1:9 does not accept connections"
     await world.restart()
     assert (world.place, world.state) == (("promoted", "v2", "v1"), "pending")

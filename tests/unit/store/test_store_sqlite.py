@@ -48,6 +48,18 @@ def test_half_a_character_keeps_nothing_from_the_disk(store: SqliteStore) -> Non
     assert store.pools()["v2"].by == "caf?"
 
 
+def test_a_system_without_a_free_descriptor_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    SqliteStore(path).close()
+    with monkeypatch.context() as patch:
+        patch.setattr("os.open", full)
+        with pytest.raises(StoreError, match=r"cannot be opened \(Too many open files\)"):
+            SqliteStore(path)
+    SqliteStore(path).close()
+
+
 def test_none_leaves_what_was_saved_before(store: SqliteStore) -> None:
     store.save("shop", {"step": 1}, None)
     assert store.load() == {"shop": Saved({"step": 1}, None)}
