@@ -27,13 +27,13 @@ class Machine:
     def __init__(self, folder: Path, *, auto_start: bool = False) -> None:
         self.config = config(auto_start=auto_start)
         self.store, self.folder = MemoryStore(), folder
+        self.marks = Marks(folder / "state.db")
         self.takebacks: tuple[Takeback, ...] = ()
         self.begin()
 
     def begin(self) -> None:
         """As the supervisor and then the controller begin: with a board that knows nothing."""
-        if hasattr(self, "marks"):
-            self.marks.settle(5)
+        self.marks.settle(5)
         self.marks = Marks(self.folder / "state.db")
         segment = layout.create(2, 2)
         self.board = Board(segment)
