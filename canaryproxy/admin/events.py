@@ -202,12 +202,13 @@ def _look(route: RouteControl) -> tuple[Any, ...]:
 
 
 def _route_event(controller: Controller, route: RouteControl) -> Event:
-    return Event(f"event: route\ndata: {json.dumps(route_document(controller, route))}\n\n".encode())
+    return Event(f"event: route\ndata: {json.dumps(route_document(controller, route), default=str)}\n\n".encode())
 
 
 def _decision_event(route: str, decision: Decision) -> Event:
     made = {"route": route, "at": decision.at, "kind": decision.kind, "sentence": decision.sentence, "data": decision.data}
-    return Event(f"event: decision\nid: {decision.at!r}\ndata: {json.dumps(made)}\n\n".encode(), (route, decision.at))
+    data = json.dumps(made, default=str)  # in the middle of a decision: an odd number in it must not stop that
+    return Event(f"event: decision\nid: {decision.at!r}\ndata: {data}\n\n".encode(), (route, decision.at))
 
 
 async def _write(response: web.StreamResponse, event: Event) -> None:

@@ -45,7 +45,10 @@ class Registered:
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """A route's pools as the deploy `id` registered them at wall time `at`, and what the file said of them then."""
+    """A route's pools as the deploy `id` registered them at wall time `at`, and what the file said of them then.
+
+    `target`: the pool that was deployed, where that is not `canary`: pools that stay what they are keep their places.
+    """
 
     stable: str
     canary: str | None
@@ -54,6 +57,7 @@ class Role:
     at: float
     by: str
     reason: str = ""
+    target: str = ""
 
     @property
     def pair(self) -> Pair:

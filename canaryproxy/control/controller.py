@@ -32,7 +32,9 @@ from canaryproxy.store.marks import Marks
 _PHASE = 0.2
 #: Seconds between two looks at the acknowledgements.
 _LOOK = 0.005
-#: The same at what could not be saved at once.
+#: Seconds that an answer waits for a mark, which takes microseconds unless the file system stands still.
+_MARK_LIMIT = 0.05
+#: Seconds between two looks at what could not be saved at once.
 _RECORD_LOOK = 0.1
 
 T = TypeVar("T")
@@ -72,6 +74,7 @@ class Controller:
     ) -> None:
         self.config, self.segment = config, segment
         self._store, self._save_limit, self._ack_limit = store, save_limit, ack_limit
+        self._marks = marks
         self.clock = clock or SystemClock()
         self.board = Board(segment)
         #: The only one that touches the store.
@@ -118,6 +121,8 @@ class Controller:
         shown = route.epoch
         applied = await self._acknowledged(route, shown)
         saved = await route.saver.wait(ticket, self._save_limit)
+        if not saved:
+            await self._marked()
         if route.epoch != shown:
             applied = await self._acknowledged(route, route.epoch)
         return Answer(route.rollout, *applied, saved)
@@ -159,6 +164,13 @@ class Controller:
             await asyncio.sleep(_LOOK)
             applied = self.board.applied(route.slot, epoch)
         return applied
+
+    async def _marked(self) -> None:
+        """Return when what is not on disk is marked at least, or cannot be."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _MARK_LIMIT
+        while self._marks is not None and not self._marks.is_settled and loop.time() < until:  # noqa: ASYNC110  # a thread's
+            await asyncio.sleep(_LOOK)
 
     # Ticks.
 

@@ -127,7 +127,7 @@ class Deployment:
             "detail": detail,
             "by": role.by,
             "at": role.at,
-            "canary": role.canary,
+            "canary": role.target or role.canary,
             "reason": role.reason,
         }
 

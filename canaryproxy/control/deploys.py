@@ -145,7 +145,7 @@ class Deploys:
         present, file = self._controller.config.routes[route.name], self._pools.pair_in_file(route.name)
         assert file is not None
         pair = (present.stable, present.canary) if target.name == route.rollout.canary else (route.rollout.stable, target.name)
-        return Role(*pair, file, secrets.token_hex(8), self._controller.clock.wall(), by, reason)
+        return Role(*pair, file, secrets.token_hex(8), self._controller.clock.wall(), by, reason, target.name)
 
     def _wish(self, route: RouteControl, target: _Target, role: Role) -> Wish:
         """Everything that is registered with the new role; deployed pools that nothing uses any more are left out."""

@@ -22,6 +22,7 @@ _ENDS = {
     End.OPEN: "had not ended",
     End.PROMOTED: "was promoted: see which pool the file calls stable",
     End.ROLLED_BACK: "was rolled back",
+    End.TAKEN: "was taken off the workers",
 }
 
 
@@ -37,7 +38,7 @@ def remember(rollout: Rollout, mark: Mark | None, now: float, *, lost: bool) -> 
         return rollout, ()
     events = _events(rollout, mark, lost)
     if events:  # what follows is newer than all that was known
-        again = not lost and mark.end is End.ROLLED_BACK and rollout.salt == mark.salt  # the same decision: the same number
+        again = not lost and mark.end >= End.ROLLED_BACK and rollout.salt == mark.salt  # the same decision: the same number
         rollout = replace(rollout, salt=mark.salt if lost else rollout.salt, revision=mark.revision - again)
     records: list[Record] = []
     for event in events:
@@ -48,10 +49,14 @@ def remember(rollout: Rollout, mark: Mark | None, now: float, *, lost: bool) -> 
 
 def _events(rollout: Rollout, mark: Mark, lost: bool) -> tuple[Event, ...]:
     """What has to happen again, if anything."""
+    if lost and mark == (1, mark.salt, End.TAKEN):
+        return ()  # nothing was ever recorded of it
     if lost:
         return (Rollback(_LOST.format(_ENDS[mark.end]), _BY),) if rollout.canary is not None else ()
     same = rollout.salt == mark.salt
-    if mark.end is End.ROLLED_BACK and (rollout.phase is Phase.IDLE or (same and rollout.phase is not Phase.ROLLED_BACK)):
+    if mark.end is End.TAKEN and same and rollout.phase is Phase.IDLE:
+        return ()  # only beta groups could be on it
+    if mark.end >= End.ROLLED_BACK and (rollout.phase is Phase.IDLE or (same and rollout.phase is not Phase.ROLLED_BACK)):
         return (Rollback(_UNSAVED, _BY),)
     if rollout.in_progress and not same:
         return (Rollback(_OTHER, _BY),)

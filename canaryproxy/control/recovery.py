@@ -7,6 +7,7 @@ controller at each of its starts. Both come to the same result: nothing is saved
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -28,6 +29,9 @@ from canaryproxy.store.marks import Mark, Marks
 from canaryproxy.store.sqlite import SqliteStore
 
 _UNSAVED = "the workers had been taken off it, and the store does not know why: a rollback is never undone by a restart"
+
+#: Seconds: far more than a mark takes.
+_BRIEFLY = 0.05
 
 _log = logging.getLogger("canaryproxy.control")
 
@@ -85,10 +89,21 @@ def open_marks(state: str) -> Marks | None:
         return None
 
 
-def mark_taken_back(state: str, route: str, salt: int) -> None:
-    """What the board has just been told without a controller is known after a kill of everything, too."""
-    if marks := open_marks(state):
-        marks.take_back(route, salt)
+def mark_taken_back(state: str, salts: Mapping[str, int]) -> None:
+    """What the board was told of these routes without a controller is known after a kill of everything, too.
+
+    Waits for a disk that stands still only briefly: there are others to look after.
+    """
+
+    def mark() -> None:
+        if marks := open_marks(state):
+            for route, salt in salts.items():
+                marks.take_back(route, salt)
+
+    if salts:
+        thread = threading.Thread(target=mark, name="marks", daemon=True)
+        thread.start()
+        thread.join(_BRIEFLY)
 
 
 def recover(
@@ -125,9 +140,9 @@ def recover_route(
     """One route's rollout, which the board shows from now on."""
     rollout, sentence = reconcile(Rollout.from_dict(saved.rollout) if saved else None, name, route)
     now = (clock or SystemClock()).wall()
-    rollout, records = remember(rollout, mark, now, lost=saved is None)
-    rollout, taken_back = _take_back(rollout, takebacks, now)
-    records += taken_back
+    rollout, records = _take_back(rollout, takebacks, now)  # first: the record says who asked
+    rollout, remembered = remember(rollout, mark, now, lost=saved is None)
+    records += remembered
     if _was_taken_back(rollout, route, board.read(slot)):
         rollout, effects = advance(rollout, Rollback(_UNSAVED, by="recovery"), now)
         records += tuple(effect for effect in effects if isinstance(effect, Record))

@@ -145,8 +145,10 @@ class RouteControl:
         if self.deployment.settle(event) and not ticket:
             ticket = self.saver.request()
         if self.rollout.phase is Phase.ROLLED_BACK or isinstance(event, Rollback):
-            # Not even a full disk and a kill of all lose it. After the board: a disk that stands still holds up a mark, too.
+            # Not even a full disk and a kill of all lose it. After the board: a disk may stand still.
             self._mark(mark_of(self.rollout)._replace(end=End.ROLLED_BACK))
+            if self._marks is not None:
+                self._marks.settle()
         return ticket
 
     def tick(self, now: float) -> None:

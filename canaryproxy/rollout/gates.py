@@ -53,7 +53,7 @@ def opened(rollout: Rollout, gate: Gate, cause: Cause) -> Transition:
     """The gate is open, and in its place until the weight changes."""
     # Of a pause of the plan or of the judge the phase before it is where it goes on; a pause by hand stays.
     after = replace(rollout, gate=None, gate_held=0.0, passed=(*rollout.passed, gate))
-    if gate is Gate.PAUSE:
+    if gate is Gate.PAUSE and not rollout.hand_paused:
         after = replace(after, phase=rollout.paused_from or Phase.PROGRESSING, paused_from=None)
     if after.phase is not Phase.PAUSED:
         after = replace(after, reason="")

@@ -47,7 +47,8 @@ _BAKING, _PROMOTED, _ROLLED_BACK = Phase.BAKING, Phase.PROMOTED, Phase.ROLLED_BA
 #    inconclusive: a step after max_step_duration altogether, a bake so long after its own time. With far more evidence than
 #    needed one step can be left out where the plan allows it, but nobody gets to 100 % that way.
 # 4. What was paused, by the judge or by hand, goes on only by hand. Time does not count while paused. A pause of the plan that
-#    has a duration goes on by itself, and a rollout that takes longer than max_duration is as inconclusive as a step may be.
+#    has a duration goes on by itself, unless somebody pauses then; and a rollout that takes longer than max_duration is as
+#    inconclusive as a step may be.
 # 5. Rolled back stays rolled back until somebody starts or retries; no tick leaves idle, promoted or rolled_back.
 # 6. A start while one is in progress is a new version: from the first step, with the new salt, the old users out first.
 # 7. Promotion swaps the roles of the pools; a rollback from promoted swaps them back.
@@ -68,6 +69,7 @@ TABLE: dict[tuple[Phase, type[Event]], Rule] = {
     (_PROGRESSING, OpenGate): Rule(gates.open_gate, (_PROGRESSING,)),
     (_PROGRESSING, FailGate): Rule(moves.fail_gate, (_ROLLED_BACK, _PROGRESSING)),
     (_PAUSED, Tick): Rule(ticks.tick_paused, (_PAUSED, _PROGRESSING, _ROLLED_BACK)),
+    (_PAUSED, Pause): Rule(moves.pause, (_PAUSED,)),
     (_PAUSED, Resume): Rule(moves.resume, (_PROGRESSING, _BAKING)),
     (_PAUSED, Promote): Rule(moves.promote, (_PROGRESSING, _BAKING, _PROMOTED)),
     (_PAUSED, SetWeight): Rule(moves.set_weight, (_PAUSED,)),
@@ -156,8 +158,9 @@ A *gate* is no phase either. Where the route has hooks of these types, a rollout
 `confirm_rollout`, `pre_rollout` and `confirm_step`, in this order, with nobody on the canary before its first step;
 `confirm_step` before each further raise, the one to the bake included; `confirm_promotion` before the promotion. It comes to a
 gate when the step (or the bake) is over with its evidence, and while it waits, time is neither dwell nor a search for evidence.
-A `{pause: {}}` of the plan comes first, in phase `paused`, until `resume` or for its duration. After a gate was opened the next
-tick goes on, if it says that the canary is healthy then. All the while harm rolls back, a freeze freezes and a finding pauses.
+A `{pause: {}}` of the plan comes first, in phase `paused`, until `resume` or for its duration; a `pause` by hand meanwhile keeps
+it from ending by itself. After a gate was opened the next tick goes on, if it says that the canary is healthy then. All the while
+harm rolls back, a freeze freezes and a finding pauses.
 A hook that says no for good (`pre_rollout`) rolls back. `promote` leaves every gate out; `set-weight` and `start` clear it.
 
 `max_duration` counts the time in progress, gates included, without freezes and pauses by hand. Once it is over, the rollout does

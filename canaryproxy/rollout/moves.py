@@ -159,13 +159,16 @@ def _settled(rollout: Rollout, pool: str) -> tuple[str, ...]:
 
 
 def pause(rollout: Rollout, event: Pause, now: float) -> Transition:
-    """Held by hand at the weight it has."""
+    """Held by hand at the weight it has; also what is paused already, so that a pause of the plan does not end by itself."""
+    judged_so = rollout.phase is Phase.PAUSED and not rollout.hand_paused and rollout.gate is not Gate.PAUSE
+    rollout = replace(rollout, waived=rollout.waived or judged_so)  # a resume waives what the judge has paused, as ever
     return hold(rollout, Cause(event.by, event.reason or f"paused by {event.by}"), by_hand=True)
 
 
 def hold(rollout: Rollout, cause: Cause, *, by_hand: bool = False) -> Transition:
     """Held at the weight it has; `by_hand`: by an operator."""
-    after = replace(rollout, phase=Phase.PAUSED, paused_from=rollout.phase, hand_paused=by_hand, reason=cause.reason)
+    paused_from = rollout.paused_from or rollout.phase
+    after = replace(rollout, phase=Phase.PAUSED, paused_from=paused_from, hand_paused=by_hand, reason=cause.reason)
     return change(rollout, after, cause, "pause", f"paused at {place(after)}{because(cause.reason)}")
 
 

@@ -36,9 +36,9 @@ class Slots:
         self._taken = {**{key: slot for key, slot in self._taken.items() if slot in in_use}, **kept}
         return {name: kept[key] for name, key in keys.items()}
 
-    def of(self, route: str | None) -> list[int]:
-        """The slots of a route (None: of every one), with those that only older workers still read."""
-        return [slot for (name, _, _), slot in self._taken.items() if route in (None, name)]
+    def of(self, route: str | None) -> dict[int, str]:
+        """The slots of a route (None: of every one) and its name, with those that only older workers still read, newest last."""
+        return {slot: name for (name, _, _), slot in self._taken.items() if route in (None, name)}
 
     def _clear(self, slot: int) -> None:
         layout, words = self._segment.layout, self._segment.words

@@ -116,10 +116,10 @@ class SqliteStore:
         try:
             with self._explained():
                 self._prepare()
+                self._place, self._file = place, os.open(place, os.O_RDONLY | os.O_CLOEXEC)
         except StoreError:
             self._db.close()
             raise
-        self._place, self._file = place, os.open(place, os.O_RDONLY | os.O_CLOEXEC)
 
     def load(self) -> dict[str, Saved]:
         """The last state of every route that has a rollout."""
@@ -325,7 +325,7 @@ class SqliteStore:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Every failure of SQLite, and text in the file that is not ours, as a StoreError."""
+        """Every failure of SQLite or of the system, and text in the file that is not ours, as a StoreError."""
         try:
             yield
         except sqlite3.Error as error:
@@ -334,6 +334,9 @@ class SqliteStore:
                 name = "SQLITE_CORRUPT"
             what, hint = _EXPLAINED.get(name, ("cannot be used", "check the file, or change state.path"))
             raise StoreError(self._where, f"{what} ({_brief(error)})", hint) from error
+        except OSError as error:
+            what, hint = _EXPLAINED["SQLITE_CANTOPEN"]
+            raise StoreError(self._where, f"{what} ({_brief(error.strerror)})", hint) from error
         except (_UnreadableError, UnicodeDecodeError) as error:  # SQLite may quote text that is none
             raise StoreError(self._where, f"is damaged (a record cannot be read: {_brief(error)})", _AWAY) from error
 

@@ -259,10 +259,10 @@ class Supervisor:
 
     def _retreat(self) -> None:
         """No controller can be kept alive, so nobody judges: take every canary's weight to 0."""
-        for route, slot in self._routes.items():
-            if self._board.take_down(slot):
-                mark_taken_back(self._config.state.path, route, self._board.read(slot).salt)
-                log.error("route %s: canary weight set to 0, for the controller cannot be started", route)
+        down = {route: self._board.read(slot).salt for route, slot in self._routes.items() if self._board.take_down(slot)}
+        mark_taken_back(self._config.state.path, down)
+        for route in down:
+            log.error("route %s: canary weight set to 0, for the controller cannot be started", route)
 
     def _look(self) -> None:
         """Kill what hangs; it is reaped and replaced like any that died."""

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from canaryproxy.control.handover import Handover
+from canaryproxy.control.recovery import mark_taken_back
 from canaryproxy.control.takeback import Takeback, read_takebacks, tell_obeyed
 from canaryproxy.shared.board import Board
 from canaryproxy.shared.slots import Slots
@@ -51,12 +52,23 @@ class Takebacks:
         if wanted:
             if controller is not None:
                 _end(controller)
-            _take_down(self._board, self._slots, [takeback for takeback in wanted if takeback.heard])
+            self._take_down([takeback for takeback in wanted if takeback.heard])
             self._handover.want(wanted)
             self._handover.withdraw()  # the next controller asks again for what these do not call off
         self._obeyed += 1
         tell_obeyed(lock, self._obeyed)
         return bool(wanted)
+
+    def _take_down(self, takebacks: Iterable[Takeback]) -> None:
+        """Take the canaries of these off the board, in every generation of workers that serves them; mark what no file says."""
+        for takeback in takebacks:
+            down: dict[str, int | None] = {}
+            for slot, route in self._slots.of(takeback.route).items():
+                down[route] = self._board.read(slot).salt if self._board.take_down(slot) else None
+            if takeback.file is None:
+                mark_taken_back(str(self._state), {route: salt for route, salt in down.items() if salt is not None})
+            name = "every route" if takeback.route is None else f"route {takeback.route}"
+            _log.error("%s: canary weight set to 0, asked for past the controller by %s", name, takeback.by)
 
     def _hear(self, number: int) -> list[Takeback]:
         if number != signal.SIGUSR2:
@@ -72,15 +84,6 @@ class Takebacks:
             _log.error("route %s: does not exist; asked to be rolled back by %s", takeback.route, takeback.by)
             takeback.refuse()
         return [takeback for takeback in new if takeback not in unknown]
-
-
-def _take_down(board: Board, slots: Slots, takebacks: Iterable[Takeback]) -> None:
-    """Take the canaries of these off the board, in every generation of workers that serves them."""
-    for takeback in takebacks:
-        for slot in slots.of(takeback.route):
-            board.take_down(slot)
-        name = "every route" if takeback.route is None else f"route {takeback.route}"
-        _log.error("%s: canary weight set to 0, asked for past the controller by %s", name, takeback.by)
 
 
 def _end(controller: Child) -> None:

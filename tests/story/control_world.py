@@ -206,7 +206,7 @@ class World:
     async def settled(self) -> None:
         """Wait until what can be saved is saved."""
         ticket = self.route.saver._wanted
-        await self.route.saver.wait(ticket, 0.05)
+        await self.route.saver.wait(ticket, 5 if self.store.open.is_set() else 0.05)
 
     def requests(self, started: float, variant: int, good: int, bad: int = 0) -> None:
         """Requests, each of another user, that are answered in 10 to 20 ms."""

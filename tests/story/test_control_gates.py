@@ -10,6 +10,7 @@ import pytest
 from control_world import ROLLOUT, World, config, verdict
 
 from canaryproxy.analysis.verdict import Action, Outcome
+from canaryproxy.config.overlay import Role
 from canaryproxy.config.schema import Config, Route
 from canaryproxy.rollout.model import Gate, OpenGate, Phase, Plan, PlanStep, Promote, Resume, Rollback, SetWeight, Start
 from canaryproxy.routing.split import seat
@@ -82,6 +83,18 @@ def expected(salt: int, weight_bp: int) -> float:
 
 
 # --- Nobody on the canary yet ---
+
+
+async def test_a_gate_that_opened_just_before_a_deploy_raises_nothing_while_it_is_handed_over(make: Make) -> None:
+    world = make()
+    await start(world, Gate.CONFIRM_ROLLOUT)
+    await world.do(OpenGate(Gate.CONFIRM_ROLLOUT, "hook ci"))
+    world.route.deployment.hand_over(Role("v1", "v3", ("v1", "v2"), "id", 0.0, "anna"), lambda: None)
+    await world.ticks(2)
+    assert world.shown == (0, False)
+    world.route.deployment.put_back()
+    await world.ticks(1)
+    assert world.shown == (500, False)
 
 
 async def test_a_rollout_that_waits_at_0_percent_is_asked_for_no_traffic_and_told_of_no_silence(make: Make) -> None:

@@ -270,6 +270,21 @@ def test_a_pause_with_a_duration_ends_by_itself_and_stands_still_while_stable_is
     assert story.tick(Action.PROMOTE).where == ("baking", 1, 10_000)
 
 
+def test_a_pause_by_hand_keeps_a_pause_of_the_plan_from_ending_by_itself() -> None:
+    story = Story(replace(PAUSING, steps=(PlanStep(500, 60, pause=30), PlanStep(5000, 60)))).start()
+    story.pass_time(61, Action.PROMOTE).do(Pause("I want to look"))
+    assert (story.where, story.said) == (("paused", 0, 500), "paused at step 1 of 2: 5% of users to v2 (I want to look)")
+    assert story.pass_time(300, Action.PROMOTE).where == ("paused", 0, 500)
+    assert story.do(OpenGate(Gate.PAUSE, CI)).pass_time(300, Action.PROMOTE).where == ("paused", 0, 500)
+    assert story.do(Pause("still")).rollout.reason == "still"
+    assert story.do(Resume()).tick(Action.PROMOTE).where == ("progressing", 1, 5000)
+
+
+def test_a_resume_waives_what_the_judge_paused_also_when_somebody_has_paused_it_too() -> None:
+    story = Story(PAUSING).start().tick(Action.PAUSE).do(Pause("I want to look")).do(Pause()).do(Resume())
+    assert story.tick(Action.PAUSE).where == ("progressing", 0, 500)
+
+
 def test_the_judges_own_pause_is_no_pause_of_the_plan() -> None:
     story = Story(replace(PAUSING, steps=(PlanStep(500, 60, pause=30), PlanStep(5000, 60)))).start().tick(Action.PAUSE)
     assert story.pass_time(1300, Action.PROMOTE).where == ("paused", 0, 500)

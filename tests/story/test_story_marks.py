@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from control_world import MemoryStore, config
@@ -11,6 +14,7 @@ from control_world import MemoryStore, config
 from canaryproxy.clock import ManualClock
 from canaryproxy.control.controller import Controller
 from canaryproxy.control.recovery import mark_taken_back, open_marks, recover
+from canaryproxy.control.takeback import Takeback
 from canaryproxy.rollout.model import Event, Phase, Promote, Rollback, SetWeight
 from canaryproxy.shared import layout
 from canaryproxy.shared.board import Board
@@ -23,14 +27,17 @@ class Machine:
     def __init__(self, folder: Path, *, auto_start: bool = False) -> None:
         self.config = config(auto_start=auto_start)
         self.store, self.folder = MemoryStore(), folder
+        self.marks = Marks(folder / "state.db")
+        self.takebacks: tuple[Takeback, ...] = ()
         self.begin()
 
     def begin(self) -> None:
         """As the supervisor and then the controller begin: with a board that knows nothing."""
+        self.marks.settle(5)
         self.marks = Marks(self.folder / "state.db")
         segment = layout.create(2, 2)
         self.board = Board(segment)
-        made = recover(self.config, {"shop": 0}, self.board, self.store.load(), marks=self.marks)
+        made = recover(self.config, {"shop": 0}, self.board, self.store.load(), takebacks=self.takebacks, marks=self.marks)
         self.first = (made["shop"].phase, self.board.read(0)[1:3])
         self.controller = Controller(
             self.config,
@@ -41,8 +48,16 @@ class Machine:
             clock=ManualClock(1000.2),
             save_limit=0.2,
             ack_limit=0,
+            takebacks=self.takebacks,
             marks=self.marks,
         )
+
+    def take_back(self) -> None:
+        """As the supervisor does it, which does not know what is in progress."""
+        self.marks.settle(5)
+        salt = self.board.read(0).salt
+        assert self.board.take_down(0)
+        mark_taken_back(str(self.folder / "state.db"), {"shop": salt})
 
     async def do(self, *events: Event) -> None:
         for event in events:
@@ -86,12 +101,65 @@ async def test_a_rollback_that_no_disk_took_is_not_undone(machine: Machine, befo
 @pytest.mark.parametrize("before", [(), (Promote(),), (Promote(full=True),)])
 async def test_nor_is_what_the_supervisor_took_back(machine: Machine, before: tuple[Event, ...]) -> None:
     await machine.start(*before)
-    mark_taken_back(str(machine.folder / "state.db"), "shop", machine.board.read(0).salt)
+    machine.take_back()
     machine.begin()
     assert machine.now == (Phase.ROLLED_BACK, (0, False))
     await machine.do(machine.controller.retry_event("shop"))
     machine.begin()
     assert machine.now == (Phase.PROGRESSING, (500, False))
+
+
+async def test_the_record_says_who_had_it_taken_back_where_the_controller_is_told(machine: Machine) -> None:
+    await machine.start()
+    machine.take_back()
+    machine.takebacks = (Takeback(None, "asked for by a signal", "command line", 2000.0),)
+    machine.begin()
+    assert machine.now == (Phase.ROLLED_BACK, (0, False))
+    machine.controller.tick()
+    await machine.do(Rollback())
+    assert machine.sentences[1] == "rolled back: all users to v1 (asked for by a signal)"
+
+
+async def test_what_the_supervisor_took_down_is_no_rollback_where_there_was_no_rollout(tmp_path: Path) -> None:
+    """Neither where nothing was ever recorded nor later. Only beta groups could be on it."""
+    machine = Machine(tmp_path, auto_start=True)
+    machine.take_back()
+    machine.begin()
+    route = machine.controller.routes["shop"]
+    assert (machine.now, route.wants_auto_start(), route.saver._decisions) == ((Phase.IDLE, (0, False)), True, [])
+    route.saver.request()
+    assert await route.saver.wait(1, 5)
+    machine.take_back()
+    machine.begin()
+    assert machine.controller.routes["shop"].wants_auto_start()
+
+
+async def test_a_disk_that_stands_still_holds_up_no_rollback_and_no_loop(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the store nor the mark can be written; the board is told, and whoever asked gets an answer."""
+    await machine.start()
+    machine.marks.settle(5)
+    waits, goes_on, seen, really = threading.Event(), threading.Event(), list[int](), ctypes.memmove
+
+    def stand_still(*what: Any) -> None:
+        seen.append(machine.board.read(0).weight_bp)
+        waits.set()
+        goes_on.wait(30)
+        really(*what)
+
+    monkeypatch.setattr("canaryproxy.store.marks.ctypes.memmove", stand_still)
+    machine.store.open.clear()
+    try:
+        answer = await machine.controller.submit("shop", Rollback("bad"))
+        assert (answer.rollout.phase, answer.saved, machine.marks.is_settled) == (Phase.ROLLED_BACK, False, False)
+        assert waits.wait(5)
+        assert seen == [0], "the board first"
+    finally:
+        goes_on.set()
+    machine.begin()  # killed after the disk went on
+    assert machine.now == (Phase.ROLLED_BACK, (0, False))
+    machine.store.open.set()
 
 
 async def test_nor_is_one_after_a_promotion(machine: Machine) -> None:
@@ -194,6 +262,24 @@ async def test_a_promotion_stays(machine: Machine, before: tuple[Event, ...]) ->
     await machine.start(*before)
     await set_back(machine, Promote(full=True), *(Promote(),) * (not before or isinstance(before[0], SetWeight)))
     assert machine.now == (Phase.PROMOTED, (0, True))
+
+
+async def test_and_stays_through_the_next_kill(machine: Machine) -> None:
+    await machine.start(Promote(full=True))
+    await set_back(machine, Promote())
+    machine.begin()  # killed before the first save
+    assert machine.now == (Phase.PROMOTED, (0, True))
+
+
+async def test_a_rollback_that_is_made_again_has_the_number_it_had(machine: Machine) -> None:
+    """By which those who were told of it know it again (`control.outbox`)."""
+    await machine.start()
+    machine.store.failing = True
+    await machine.do(Rollback("bad"))
+    before = machine.controller.routes["shop"].rollout.revision
+    machine.store.failing = False
+    machine.begin()
+    assert machine.controller.routes["shop"].rollout.revision == before
 
 
 async def test_a_rollout_of_before_is_over(machine: Machine) -> None:

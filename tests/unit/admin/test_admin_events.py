@@ -78,6 +78,29 @@ async def test_how_it_is_and_then_what_happens(make_world: MakeWorld, aiohttp_cl
         assert (route["phase"], route["weight_percent"], route["revision"]) == ("progressing", 1.0, 1)
 
 
+async def test_an_odd_number_in_a_decision_stops_neither_it_nor_the_stream(
+    make_world: MakeWorld, aiohttp_client: MakeClient
+) -> None:
+    world = make_world()
+    client = await aiohttp_client(world.app)
+    async with listening(client) as stream:
+        await stream.until("route")
+        world.controller.routes["shop"].saver.note(
+            Decision(
+                7.5,
+                "verdict",
+                "odd",
+                {
+                    "odd": {
+                        1,
+                    }
+                },
+            )
+        )
+        _, made = await stream.until("decision")
+        assert made["data"] == {"odd": "{1}"}
+
+
 async def test_one_route_only(make_world: MakeWorld, aiohttp_client: MakeClient) -> None:
     client = await aiohttp_client(make_world().app)
     async with listening(client, "?route=plain") as stream, listening(client, "?route=shop&route=plain") as both:

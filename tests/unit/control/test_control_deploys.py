@@ -210,6 +210,7 @@ async def test_back_to_what_stands_by_needs_no_new_workers(world: World) -> None
     await world.restart()
     await world.ask("v1")
     assert (world.state, world.handover.question) == ("pending", 0), "nobody listens there"
+    assert (world.shop.deployment.document() or {})["canary"] == "v1"
     assert world.shop.deployment.waits == "http://127.0.0.1:9 does not accept connections"
     await world.restart()
     assert (world.place, world.state) == (("promoted", "v2", "v1"), "pending")
@@ -340,6 +341,64 @@ async def test_a_rollback_calls_the_deploy_off(world: World) -> None:
     assert "deploy: deploy of v3 could not be handed over and was undone" in world.logged()
 
 
+def held_up(world: World, monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
+    """A slow disk: the first event says that a deploy is being stored, and it is stored once the second is set."""
+    begun, on, save = asyncio.Event(), asyncio.Event(), world.pools._save
+
+    async def slow(*what: Any) -> None:
+        begun.set()
+        await on.wait()
+        await save(*what)
+
+    monkeypatch.setattr(world.pools, "_save", slow)
+    return begun, on
+
+
+async def test_a_rollback_while_a_deploy_is_stored_calls_it_off(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no question yet that could be withdrawn."""
+    await world.deploy([world.there], "v2")
+    await world.promote()
+    begun, on = held_up(world, monkeypatch)
+    asking = asyncio.create_task(world.ask([world.there], "v3"))
+    await begun.wait()
+    await world.controller.submit("shop", Rollback("v2 is bad"))
+    on.set()
+    await until(lambda: world.handover.question)
+    assert world.handover.is_withdrawn(world.handover.question)
+    world.handover.refuse(world.handover.question, "withdrawn")
+    with pytest.raises(HandoverError):
+        await asking
+    assert world.place == ("rolled_back", "v1", "v2")
+
+
+async def test_a_rollback_while_a_deploy_of_the_standby_is_stored_calls_it_off(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.deploy([world.there], "v2")
+    await world.controller.submit("shop", Rollback("v2 is bad"))
+    await world.restart()
+    begun, on = held_up(world, monkeypatch)
+    asking = asyncio.create_task(world.ask([world.there], "v2"))  # a job tries it again
+    await begun.wait()
+    await world.controller.submit("shop", Rollback("no, it is bad"))
+    on.set()
+    await asking
+    await world.settled()
+    assert (world.place, world.state) == (("rolled_back", "v1", "v2"), "called_off")
+
+
+async def test_a_rollback_past_the_api_calls_off_what_the_next_controller_is_about_to_hand_over(world: World) -> None:
+    laid = recover_pools(world.file)
+    asking = asyncio.create_task(world.ask([world.there], "v2"))
+    await until(lambda: world.handover.question)
+    world.handover = Handover()
+    await world.begin(laid)
+    world.controller.call_off([Takeback("shop", "night", "root", world.clock.wall() + 1)])
+    await until(lambda: world.handover.question)
+    assert (world.state, world.handover.is_withdrawn(world.handover.question)) == ("called_off", True)
+    asking.cancel()
+
+
 @pytest.mark.parametrize(("route", "heard", "later", "state"), CALLED)
 async def test_a_rollback_past_the_api_calls_it_off_as_any_other(
     world: World, route: str | None, heard: bool, later: float, state: str
@@ -354,9 +413,9 @@ async def test_a_rollback_past_the_api_calls_it_off_as_any_other(
     assert world.state == state
 
 
-@pytest.mark.parametrize("served", [False, True])
-async def test_a_rollback_that_comes_too_late_to_call_it_off_still_holds(world: World, served: bool) -> None:
-    """Whether the new workers serve already or all of it is killed: v2 does not come back as stable."""
+@pytest.mark.parametrize(("served", "ticks"), [(False, 0), (True, 0), (True, 1)])
+async def test_a_rollback_that_comes_too_late_to_call_it_off_still_holds(world: World, served: bool, ticks: int) -> None:
+    """Whether the new workers serve already or all of it is killed: v2 does not come back as stable, and nobody gets v3."""
     await world.deploy([world.there], "v2")
     await world.promote()
     asking = asyncio.create_task(world.ask([world.there], "v3"))
@@ -371,10 +430,14 @@ async def test_a_rollback_that_comes_too_late_to_call_it_off_still_holds(world: 
     if served:
         await until(lambda: world.handover.question)  # the next controller hands over once more
         assert world.state == "called_off"
+        for _ in range(ticks):  # its record is about the deploy's pools
+            world.controller.tick()
+            await world.saved()
         world.serve()
         await world.begin()
     await world.settled()
     assert (world.place, world.state) == (("idle", "v1", "v3"), "called_off")
+    assert not world.shop.rollout.may_have_users, "nor do beta groups"
 
 
 async def test_a_hand_over_that_cannot_be_leaves_everything_as_it_was(world: World) -> None:

@@ -66,7 +66,9 @@ def test_what_cannot_be_written_leaves_nothing(state: Path, monkeypatch: pytest.
     assert [*state.parent.iterdir()] == []
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"route": "shop", "reason": "", "by": "", "at": "now"}', "\x00" * 9000])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"route": "shop", "reason": "", "by": "", "at": "now"}', "\x00" * 9000, "[" * 9000]
+)
 def test_what_is_ours_and_no_request_is_one_for_everything(state: Path, text: str) -> None:
     file = write_takeback(state, ASKED)
     file.write_text(text)

@@ -40,6 +40,26 @@ def test_what_was_saved_is_there_after_a_restart(path: Path) -> None:
     second.close()
 
 
+def test_half_a_character_keeps_nothing_from_the_disk(store: SqliteStore) -> None:
+    """As a shell in Latin-1 gives it, or half of a pair in JSON."""
+    store.save("shop", {"reason": "caf\udce9"}, None, [Decision(1.5, "rollback", "caf\udce9 is down", {"reason": "caf\udce9"})])
+    assert store.decisions("shop")[0]["sentence"] == "caf? is down"
+    store.save_pools({"v2": Registered({}, None, 1.5, "caf\udce9", deployed=True)}, {})
+    assert store.pools()["v2"].by == "caf?"
+
+
+def test_a_system_without_a_free_descriptor_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    SqliteStore(path).close()
+    with monkeypatch.context() as patch:
+        patch.setattr("os.open", full)
+        with pytest.raises(StoreError, match=r"cannot be opened \(Too many open files\)"):
+            SqliteStore(path)
+    SqliteStore(path).close()
+
+
 def test_none_leaves_what_was_saved_before(store: SqliteStore) -> None:
     store.save("shop", {"step": 1}, None)
     assert store.load() == {"shop": Saved({"step": 1}, None)}

@@ -15,6 +15,7 @@ from canaryproxy.control.takeback import Takeback, refusal_of, write_takeback
 from canaryproxy.shared import layout
 from canaryproxy.shared.board import Board
 from canaryproxy.shared.slots import Slots
+from canaryproxy.store.marks import End, Mark, Marks
 from canaryproxy.supervisor.child import Child
 from canaryproxy.supervisor.takeback import Takebacks
 
@@ -72,6 +73,26 @@ def test_the_signal_alone_means_everything(world: World) -> None:
     assert world.weights() == {"old": 500, "shop": 500, "web": 500}
     assert world.obey(signal.SIGRTMIN)
     assert world.weights() == {"old": 0, "shop": 0, "web": 0}
+
+
+def test_a_hand_over_that_goes_on_is_asked_for_again_by_a_controller_that_knows(world: World) -> None:
+    """It may be the deploy that the rollback calls off."""
+    question = world.handover.ask()
+    assert world.obey(signal.SIGRTMIN)
+    assert world.handover.is_withdrawn(question)
+
+
+def test_what_no_file_says_is_marked(world: World) -> None:
+    """As its newest configuration knows it; a file is a mark of its own."""
+    world.board.publish(world.slots["old"], 500, swapped=False, salt=6)
+    world.board.publish(world.slots["web"], 0, swapped=False, salt=7)
+    assert world.obey(signal.SIGRTMIN)
+    marks = Marks(world.state)
+    assert (marks.read("shop"), marks.read("web")) == (Mark(1, 7, End.TAKEN), None)
+    world.board.publish(world.slots["web"], 500, swapped=False, salt=7)
+    world.ask("web")
+    assert world.obey(signal.SIGUSR2)
+    assert Marks(world.state).read("web") is None
 
 
 def test_a_route_that_is_not_there_is_refused_and_nothing_killed(world: World) -> None:
