@@ -1,6 +1,6 @@
 """A rollout as a script on a hand-wound clock: what happens, and what must be answered; for the stories of the machine alone.
 
-Every event meets a rollout that was just read back from its JSON, so each story is also the story of a controller that was killed
+Every line of it meets a rollout that was just read back from its JSON, so it is also the story of a controller that was killed
 between any two lines of it.
 """
 
@@ -47,9 +47,9 @@ class Story:
         self.log: list[Record] = []
         self.did: list[str] = []
 
-    def do(self, event: Event) -> Story:
-        """Let it happen; note in `did` what the effects were."""
-        before = Rollout.from_dict(json.loads(json.dumps(self.rollout.to_dict())))
+    def do(self, event: Event, *, killed: bool = True) -> Story:
+        """Let it happen, after a kill or not; note in `did` what the effects were."""
+        before = Rollout.from_dict(json.loads(json.dumps(self.rollout.to_dict()))) if killed else self.rollout
         assert before == self.rollout
         self.rollout, effects = advance(before, event, self.clock.wall())
         self.did = []
@@ -77,9 +77,10 @@ class Story:
         self, seconds: int, action: Action = Action.CONTINUE, sentence: str = "few requests yet", *, certain: bool = False
     ) -> Story:
         """One tick for each second, all with the same finding."""
-        for _ in range(seconds):
+        tick = Tick(Verdict(OUTCOMES.get(action, Outcome.FAIL), action, sentence, certain=certain), 1.0)
+        for second in range(seconds):
             self.clock.advance(1)
-            self.do(Tick(Verdict(OUTCOMES.get(action, Outcome.FAIL), action, sentence, certain=certain), 1.0))
+            self.do(tick, killed=not second)
         return self
 
     def tick(self, action: Action, sentence: str = "canary 8/402 failed", *, certain: bool = False) -> Story:
