@@ -53,7 +53,7 @@ def resume(session: Session, route: RouteArgument = None, reason: ReasonOption =
 def promote(
     session: Session,
     route: RouteArgument = None,
-    full: Annotated[bool, typer.Option("--full", help="Not only one step: all the way, now.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Not only one step: everybody but the hold-back, now.")] = False,
     reason: ReasonOption = "",
 ) -> None:
     """Go to the next step without waiting for evidence."""
@@ -95,6 +95,9 @@ def _last_resort(
         settings = load(session.config)
         state = state or Path(settings.state.path)
         route = next(iter(settings.routes)) if route is None and len(settings.routes) == 1 else route
+    if session.config is None and state is None and isinstance(error, UnreachableError):
+        running, here = "is the proxy running?", "on its own machine `canaryproxy rollback --config FILE` goes past it"
+        error = UnreachableError(error.problem.where, error.problem.what, f"{running} {here}")
     done = take_back(state or Path(DEFAULT_STATE), session.admin.url, route, reason, error)
     what = done.route or "every rollout in progress"
     recorded = f", on record after {done.recorded_ms} ms" if done.recorded_ms is not None else ""

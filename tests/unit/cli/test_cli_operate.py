@@ -114,6 +114,9 @@ def test_a_port_where_nobody_listens(command: Command) -> None:
     ran = command("rollback", "shop", "--admin", url, CANARYPROXY_TOKEN="x")
     assert ran.code == 3
     assert ran.err.startswith(f"canaryproxy: {url}: connection refused; is the proxy running?")
+    assert "`canaryproxy rollback --config FILE` goes past it" in ran.err
+    again = command("rollback", "shop", "--admin", url, "--state", "no.db", CANARYPROXY_TOKEN="x")
+    assert (again.code, "--config FILE" in again.err) == (3, False)
 
 
 def test_a_port_that_never_answers(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
