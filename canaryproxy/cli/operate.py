@@ -129,8 +129,19 @@ def set_weight(
     if len(words) > 2:
         raise typer.BadParameter(f"{words[2]!r} is one word too many; write for example: set-weight shop 5%")
     route, weight = (words[0], words[1]) if len(words) == 2 else (None, words[0])
+    _check(weight)
     answer = session.admin.put(session.admin.route(route, "weight"), _given(weight=weight, reason=reason))
     _say(session, answer, "weight set")
+
+
+def _check(weight: str) -> None:
+    """Refuse in the command's own words what is no percentage."""
+    from canaryproxy.config.quantities import parse_percent
+
+    try:
+        parse_percent(weight)
+    except ValueError as error:
+        raise RefusedError("WEIGHT", *str(error).split("; ", 1)) from None
 
 
 @operating

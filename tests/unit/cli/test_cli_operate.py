@@ -69,6 +69,12 @@ def test_a_named_route_may_stand_before_the_weight(operator: Command, api: Playe
     assert operator("set-weight", "web", "5%", "now").code == 2
 
 
+def test_a_weight_without_a_unit_is_refused_in_plain_words(operator: Command, api: Played) -> None:
+    ran = operator("set-weight", "shop", "5")
+    assert (ran.code, ran.err) == (1, "canaryproxy: WEIGHT: '5' has no unit; write 5%\n")
+    assert api.asked == []
+
+
 def test_of_several_routes_one_must_be_named(operator: Command, api: Played) -> None:
     api.answers["GET /api/v1/routes"] = (200, {"routes": [route("shop"), route("web")]})
     ran = operator("rollback")

@@ -98,6 +98,31 @@ def test_what_there_is_to_say(operator: Command, api: Played, answer: dict[str, 
     assert [line for line in operator("status", "shop").out.splitlines() if line.startswith("shop:")] == said
 
 
+def test_hooks_are_told_by_name(operator: Command, api: Played) -> None:
+    waiting = [
+        {"hook": "qa", "type": "confirm_step", "answer": "answered 403: waiting for QA", "yes": False},
+        {"hook": "ops", "type": "confirm_step", "answer": "", "yes": False},
+        {"hook": "legal", "type": "confirm_step", "answer": "answered 200", "yes": True},
+    ]
+    failed = {"hook": "chat", "error": "connection refused", "at": "2026-11-25T09:00:00.000Z"}
+    hooks = {
+        "waiting": waiting,
+        "unheard": {"slo": "no answer within 2 s"},
+        "notifications": {"pending": 3, "last_error": failed},
+    }
+    api.answers["GET /api/v1/routes/shop"] = (200, route(phase="idle", verdict=None, hooks=hooks))
+    said = [line for line in operator("status", "shop").out.splitlines() if line.startswith("shop:")]
+    assert said == [
+        "shop: hook qa (confirm_step): answered 403: waiting for QA",
+        "shop: hook ops (confirm_step): has not answered yet",
+        "shop: rollback hook slo does not answer: no answer within 2 s",
+        "shop: 3 notifications wait; hook chat: connection refused",
+    ]
+    hooks["notifications"] = {"pending": 0, "last_error": failed}
+    api.answers["GET /api/v1/routes/shop"] = (200, route(phase="idle", verdict=None, hooks=hooks))
+    assert "connection refused" not in operator("status", "shop").out
+
+
 def test_figures_that_are_not_known_yet(operator: Command, api: Played) -> None:
     api.answers["GET /api/v1/routes/shop"] = (200, route(canary={"pool": "[v2]", "p95_ms": None}))
     assert operator("status", "shop").out.splitlines()[2].split() == ["canary", "[v2]", "5%", "-", "-", "-"]
