@@ -19,7 +19,6 @@ from canaryproxy.cli.source import DECISIONS, RolloutOption, Source, StateOption
 from canaryproxy.cli.text import Answer, moment
 from canaryproxy.errors import CanaryproxyError, Problem
 
-
 #: Kinds of decisions, as `rollout.changes`, `control.pools` and `control.deploys` write them.
 KINDS = (
     *("start", "retry", "restart", "step", "bake", "promoted", "rollback", "pause", "resume", "weight", "freeze", "thaw"),

@@ -15,7 +15,8 @@ _WAITS = {"pause": "a resume"}
 
 def result(done: str, answer: Answer) -> str:
     """What a verb led to: `rolled back: 0% on v2, applied by 4 of 4 workers`."""
-    return f"{done}: {_place(answer)}, applied by {answer['applied_by']} of {answer['workers']} worker{'' if answer['workers'] == 1 else 's'}"
+    workers = f"{answer['workers']} worker{'' if answer['workers'] == 1 else 's'}"
+    return f"{done}: {_place(answer)}, applied by {answer['applied_by']} of {workers}"
 
 
 def _place(answer: Answer) -> str:

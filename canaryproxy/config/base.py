@@ -24,6 +24,17 @@ class Model(BaseModel):
         return {} if value is None else value
 
 
+def fit_timeout[M: Model](asked: M) -> M:
+    """Make the default `timeout` of what is asked each `interval` no longer than that; a written one that is, is refused.
+
+    A validator (mode "after") of models with both.
+    """
+    fitting = min(asked.timeout, asked.interval)  # type: ignore[attr-defined]
+    if "timeout" not in asked.model_fields_set:
+        object.__setattr__(asked, "timeout", fitting)
+    return asked
+
+
 def is_off(value: Any) -> bool:
     """Whether this stands for `false`."""
     return value is False or (isinstance(value, str) and value.strip().lower() in _OFF)

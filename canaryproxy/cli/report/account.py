@@ -136,7 +136,7 @@ def _is_of(rollout: str, at: float) -> bool:
 
 
 def _larger(counted: Answer | None, known: Answer | None) -> Answer | None:
-    """Word by word the larger of both: users who came after the last tick, or before a new controller's first, are in one only."""
+    """Word by word the larger of both: who came after the last tick, or before a new controller's first, is in one only."""
     if counted is None or known is None:
         return known if counted is None else counted
     return {word: max(count, known.get(word) or 0) for word, count in counted.items()}

@@ -277,6 +277,7 @@ async def test_a_change_needs_the_token(client: AdminClient, authorization: str 
 async def test_pages_of_other_sites_are_kept_out(client: AdminClient) -> None:
     async with client.post(f"{SHOP}/rollback", headers=BEARER | {"Origin": "http://evil.example"}) as response:
         assert (response.status, (await response.json())["error"]["code"]) == (403, "foreign_origin")
+        assert (await response.json())["error"]["hint"]
     async with client.get(SHOP, headers={"Host": "evil.example:9900"}) as response:
         assert (response.status, (await response.json())["error"]["code"]) == (403, "foreign_host")
     async with client.get(SHOP, headers={"Host": "localhost:9900"}) as response:

@@ -142,9 +142,7 @@ def test_a_watch_goes_on_until_it_is_interrupted(operator: Command, api: Played)
     assert "canary 8/402 failed" in ran.out
 
 
-def test_a_watch_in_a_pipe_writes_each_look_at_once(
-    operator: Command, api: Played, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_watch_in_a_pipe_writes_each_look_at_once(operator: Command, api: Played, monkeypatch: pytest.MonkeyPatch) -> None:
     api.answers["GET /api/v1/routes"] = (200, {"routes": [route()]})
     written: list[int] = []
 
