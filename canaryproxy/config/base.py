@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -24,7 +24,10 @@ class Model(BaseModel):
         return {} if value is None else value
 
 
-def fit_timeout[M: Model](asked: M) -> M:
+_Asked = TypeVar("_Asked", bound=Model)
+
+
+def fit_timeout(asked: _Asked) -> _Asked:
     """Make the default `timeout` of what is asked each `interval` no longer than that; a written one that is, is refused.
 
     A validator (mode "after") of models with both.

@@ -113,9 +113,7 @@ def test_check_sums_up(command: Command) -> None:
 
 
 def test_check_shows_pauses_gates_and_what_is_held_back(command: Command) -> None:
-    plan = (
-        "steps: [{weight: 1%, hold: 5m}, {pause: {}}, {weight: 5%, hold: 10m}, {pause: {duration: 1h}}], hold_back: 5%, bake: 30m"
-    )
+    plan = "steps: [{weight: 1%, hold: 5m}, {pause: {}}, {weight: 5%, hold: 10m}, {pause: {duration: 1h}}], hold_back: 5%"
     hooks = "hooks: [{type: confirm_step, url: 'http://127.0.0.1:1/'}, {type: event, url: 'http://127.0.0.1:1/'}]"
     pools = "pools: {v1: {servers: ['http://127.0.0.1:1']}, v2: {servers: ['http://127.0.0.1:2']}}"
     Path("c.yaml").write_text(f"{pools}\nroutes: {{shop: {{stable: v1, canary: v2, rollout: {{{plan}}}, {hooks}}}}}\n")
