@@ -258,6 +258,7 @@ async def test_bodies_that_are_not_json_are_refused_but_never_for_a_rollback(cli
         assert (response.status, "is not JSON" in (await response.json())["error"]["message"]) == (400, True)
     async with client.post(f"{SHOP}/start", data=b"x" * 70_000, headers=headers) as response:
         assert (response.status, (await response.json())["error"]["code"]) == (413, "request_entity_too_large")
+        assert (await response.json())["error"]["hint"] == "send less at a time: docs/api.md has the limits"
     async with client.post(f"{SHOP}/rollback", data="{", headers=headers) as response:
         assert response.status == 200
 
