@@ -96,8 +96,9 @@ async def _json_errors(request: web.Request, handler: Handler) -> web.StreamResp
         return error_answer(_STATUS.get(type(error), 400), error.code, error.problem)
     except web.HTTPException as error:
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+        hint = "send less at a time: docs/api.md has the limits" if error.status == 413 else ""
         return error_answer(
-            error.status, error.reason.lower().replace(" ", "_"), Problem("", error.reason.lower()), headers=headers
+            error.status, error.reason.lower().replace(" ", "_"), Problem("", error.reason.lower(), hint), headers=headers
         )
     except Exception:
         _log.exception("%s %s failed", request.method, ascii(request.rel_url.raw_path)[1:-1])

@@ -26,6 +26,7 @@ from canaryproxy.errors import Problem
 SAFE = {"GET", "HEAD"}
 #: Characters of a path in the audit's lines.
 _SHOWN = 200
+_FOREIGN = "a change asked for by a page of another site"
 #: Lines in a minute about an address without a token, or with one that may not: neither must be able to fill the disk.
 _TOLD = 120
 
@@ -78,7 +79,7 @@ class Guard:
             what = f"Host {host!r} is not this endpoint"
             return error_answer(403, "foreign_host", Problem("", what, "use its address or localhost"))
         if request.method not in SAFE and not is_own_origin(request.headers.get("Origin"), host):
-            return error_answer(403, "foreign_origin", Problem("", "a change asked for by a page of another site"))
+            return error_answer(403, "foreign_origin", Problem("", _FOREIGN, "ask from no page, or from this endpoint's own"))
         if access is Access.OPEN or (access is Access.READ and self._reads_open):
             return None
         authorization = request.headers.get("Authorization", "")

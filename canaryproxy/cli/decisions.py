@@ -19,6 +19,12 @@ from canaryproxy.cli.source import DECISIONS, RolloutOption, Source, StateOption
 from canaryproxy.cli.text import Answer, moment
 from canaryproxy.errors import CanaryproxyError, Problem
 
+#: Kinds of decisions, as `rollout.changes`, `control.pools` and `control.deploys` write them.
+KINDS = (
+    *("start", "retry", "restart", "step", "bake", "promoted", "rollback", "pause", "resume", "weight", "freeze", "thaw"),
+    *("step_back", "extend", "warning", "gate", "gate_open", "superseded", "verdict", "pool", "deploy"),
+)
+
 
 class DifferentError(CanaryproxyError):
     """A verdict made again from the recorded counts is not the recorded one, or cannot be made again."""
@@ -46,6 +52,8 @@ def decisions(  # noqa: PLR0917  each is an option of the command
     state: StateOption = None,
 ) -> None:
     """List what was decided, and on which numbers."""
+    if unknown := [name for name in kind or [] if name not in KINDS]:
+        raise typer.BadParameter(f"there is no kind {unknown[0]!r}; there is {', '.join(KINDS)}", param_hint="--kind")
     with opened(session, route, state) as source:
         if again:
             _replay(session, source, rollout)

@@ -53,7 +53,7 @@ def resume(session: Session, route: RouteArgument = None, reason: ReasonOption =
 def promote(
     session: Session,
     route: RouteArgument = None,
-    full: Annotated[bool, typer.Option("--full", help="Not only one step: all the way, now.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Not only one step: everybody but the hold-back, now.")] = False,
     reason: ReasonOption = "",
 ) -> None:
     """Go to the next step without waiting for evidence."""
@@ -95,6 +95,9 @@ def _last_resort(
         settings = load(session.config)
         state = state or Path(settings.state.path)
         route = next(iter(settings.routes)) if route is None and len(settings.routes) == 1 else route
+    if session.config is None and state is None and isinstance(error, UnreachableError):
+        running, here = "is the proxy running?", "on its own machine `canaryproxy rollback --config FILE` goes past it"
+        error = UnreachableError(error.problem.where, error.problem.what, f"{running} {here}")
     done = take_back(state or Path(DEFAULT_STATE), session.admin.url, route, reason, error)
     what = done.route or "every rollout in progress"
     recorded = f", on record after {done.recorded_ms} ms" if done.recorded_ms is not None else ""
@@ -126,8 +129,19 @@ def set_weight(
     if len(words) > 2:
         raise typer.BadParameter(f"{words[2]!r} is one word too many; write for example: set-weight shop 5%")
     route, weight = (words[0], words[1]) if len(words) == 2 else (None, words[0])
+    _check(weight)
     answer = session.admin.put(session.admin.route(route, "weight"), _given(weight=weight, reason=reason))
     _say(session, answer, "weight set")
+
+
+def _check(weight: str) -> None:
+    """Refuse in the command's own words what is no percentage."""
+    from canaryproxy.config.quantities import parse_percent
+
+    try:
+        parse_percent(weight)
+    except ValueError as error:
+        raise RefusedError("WEIGHT", *str(error).split("; ", 1)) from None
 
 
 @operating

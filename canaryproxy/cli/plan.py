@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 _UNBROKEN = 1000
 #: Basis points of failures above which stable is no base for a plan.
 _MOST_ERRORS = 5_000
+#: What can be said of a plan without a step below 100 %.
+_BLUE_GREEN = (
+    "every step is at 100%: nobody is left to compare with. The canary is compared with stable's own past; how soon that finds a "
+    "fault is not in this plan, and a fault meets everybody until then. A step below 100% first can be planned"
+)
 _PANEL = "Traffic; what is not given is asked of the running proxy"
 
 
@@ -179,12 +184,12 @@ def _report(name: str | None, source: str, configured: Route, traffic: Traffic, 
 
     rollout = configured.rollout
     rungs = [Rung(step.weight / 10_000, step.hold) for step in rollout.rungs if step.weight < 10_000]
-    if not rungs:
-        raise RefusedError("rollout.steps", "every step is at 100%: there is nobody left to compare with", "add one below")
-    settings = judge_settings(configured)
+    settings, bake = judge_settings(configured), rollout.bake
     steps = plan_steps(traffic, settings, rungs)
     first = first_weight(traffic, settings)
-    warnings = concerns(steps, first, rollout.max_step_duration)
+    warnings = concerns(steps, first, rollout.max_step_duration) if rungs else [Concern("blue_green", (), _BLUE_GREEN)]
+    if not rungs:
+        bake += sum(step.hold for step in rollout.rungs)
     if traffic.p95_us is None and settings.latency:
         warnings.append(Concern("no_latency", (), "latency is not in this plan: give --p95"))
     if traffic.users is None:
@@ -192,7 +197,7 @@ def _report(name: str | None, source: str, configured: Route, traffic: Traffic, 
     if live is not None and live["steps"] != len(rollout.rungs):
         steps_there = f"the running proxy's plan has {live['steps']} steps, this one {len(rollout.rungs)}"
         warnings.append(Concern("other_plan", (), f"{steps_there}: give its file as --config"))
-    return _Report(name, source, traffic, steps, rollout.bake, first, tuple(warnings), live is not None)
+    return _Report(name, source, traffic, steps, bake, first, tuple(warnings), live is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,10 +247,13 @@ class _Report:
 
         from canaryproxy.analysis.planning import spoken
 
-        lines = [Text(self._heading()), Text(), self._steps(), Text(), self._found(), Text()]
+        lines: list[RenderableType] = [Text(self._heading()), Text()]
+        if self.steps:
+            lines += [self._steps(), Text(), self._found(), Text()]
         if any(_is_only_paused(found) for step in self.steps for found in step.found):
             lines.append(Text("* only paused, not rolled back"))
-        lines.append(Text(f"the whole rollout: {spoken(self.seconds)}, of which {spoken(self.bake)} at 100%"))
+        least = "" if self.steps else "at least "
+        lines.append(Text(f"the whole rollout: {least}{spoken(self.seconds)}, of which {spoken(self.bake)} at 100%"))
         if self.first_weight is not None:
             lines.append(Text(f"proposed first weight: {self.first_weight:.0%} or more"))
         lines += [Text(f"warning: {one.sentence}") for one in self.warnings]

@@ -35,7 +35,8 @@ _HEAD = """\
 Written from the commands themselves by `document()` in `canaryproxy/cli/reference.py`; a test compares. What a command takes
 says `canaryproxy COMMAND --help`. A signal ends a command with 128 + its number.
 
-Every command but `run` has `--json`. An error is one line on stderr, `canaryproxy: where: what is wrong; what to do`.
+Every command but `run` has `--json`. An error is one line on stderr, `canaryproxy: where: what is wrong; what to do`;
+of what the command line itself cannot read (an unknown option, a missing value: exit code 2), a few lines with the usage.
 Which proxy is meant say `--admin URL` and `--token-file FILE`, or `--config FILE` (both are read from there), or the
 environment: `CANARYPROXY_ADMIN`, `CANARYPROXY_TOKEN`, `CANARYPROXY_TOKEN_FILE`.
 

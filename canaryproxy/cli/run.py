@@ -97,7 +97,7 @@ def check(
         typer.echo(json.dumps({"ok": True, "problems": [], "warnings": list(map(_as_dict, found))}, indent=2))
         return
     _warn(found)
-    typer.echo(f"ok: {file}: {len(settings.pools)} pools, {len(settings.routes)} routes")
+    typer.echo(f"ok: {file}: {_counted(len(settings.pools), 'pool')}, {_counted(len(settings.routes), 'route')}")
     typer.echo(f"  serving on {', '.join(settings.urls)}; admin on http://{settings.admin.listen}")
     for name, route in settings.routes.items():
         typer.echo(f"  {name}: {_plan(route)}")
@@ -151,10 +151,24 @@ def _as_dict(problem: Problem) -> dict[str, str]:
 
 
 def _plan(route: Route) -> str:
-    """`v1 -> v2: 1% for 5m, 5% for 10m, then 100% for 30m`."""
+    """`v1 -> v2: 1% for 5m, pause, 5% for 10m, then 100% for 30m; gates: confirm_step`."""
+    from canaryproxy.config.hooks import GATES
     from canaryproxy.config.quantities import format_duration, format_percent
+    from canaryproxy.config.rollouts import PauseStep
 
     if route.canary is None:
         return f"all to {route.stable}, no canary"
-    steps = ", ".join(f"{format_percent(step.weight)} for {format_duration(step.hold)}" for step in route.rollout.rungs)
-    return f"{route.stable} -> {route.canary}: {steps}, then 100% for {format_duration(route.rollout.bake)}"
+    plan, steps = route.rollout, []
+    for step in plan.steps:
+        if isinstance(step, PauseStep):
+            steps.append(f"pause of {format_duration(step.pause.duration)}" if step.pause.duration else "pause")
+        else:
+            steps.append(f"{format_percent(step.weight)} for {format_duration(step.hold)}")
+    bake = f"{format_percent(10_000 - plan.hold_back)} for {format_duration(plan.bake)}"
+    asked = list(dict.fromkeys(hook.type.value for hook in route.hooks if hook.type in GATES))
+    gates = f"; waits for hooks: {', '.join(asked)}" if asked else ""
+    return f"{route.stable} -> {route.canary}: {', '.join(steps)}, then {bake}{gates}"
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"

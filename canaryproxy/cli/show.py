@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -45,10 +46,13 @@ def status(
     if not watch:
         _show(session, look())
         return
+    console = _console()
     if session.as_json:
-        _watch_lines(look)
+        _watch_lines(lambda: typer.echo(json.dumps(look())))
+    elif console.is_terminal and not console.is_dumb_terminal:
+        _watch(console, look)
     else:
-        _watch(look)
+        _watch_lines(lambda: console.print(_table(look()), end="\n\n"))
 
 
 def _show(session: Session, answer: Answer) -> None:
@@ -67,18 +71,19 @@ def _console() -> Console:
     return console
 
 
-def _watch_lines(look: Callable[[], Answer]) -> None:
-    """A line of JSON for each look, for programs; a proxy that restarts is waited for, and said on stderr."""
+def _watch_lines(write: Callable[[], None]) -> None:
+    """Each look as lines of its own, for programs and pipes; a proxy that restarts is waited for, and said on stderr."""
     with suppress(KeyboardInterrupt):
         while True:
             try:
-                typer.echo(json.dumps(look()))
+                write()
+                sys.stdout.flush()  # a pipe is to see it now
             except (UnreachableError, FailedError) as error:
                 typer.echo(f"canaryproxy: {error}", err=True)
             time.sleep(REFRESH)
 
 
-def _watch(look: Callable[[], Answer]) -> None:
+def _watch(console: Console, look: Callable[[], Answer]) -> None:
     """The routes again and again, on a screen of their own, so that another size of it leaves nothing behind.
 
     A proxy that restarts is waited for, what was seen last stays in sight. What was seen last is left on the terminal, too.
@@ -87,9 +92,8 @@ def _watch(look: Callable[[], Answer]) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    console = _console()
     shown: RenderableType = Text("")
-    with suppress(KeyboardInterrupt), Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
+    with suppress(KeyboardInterrupt), Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             try:
                 shown = _table(look())
@@ -98,8 +102,7 @@ def _watch(look: Callable[[], Answer]) -> None:
             else:
                 live.update(shown, refresh=True)
             time.sleep(REFRESH)
-    if console.is_terminal:
-        console.print(shown)
+    console.print(shown)
 
 
 def _table(answer: Answer) -> RenderableType:

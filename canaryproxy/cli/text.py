@@ -15,7 +15,8 @@ _WAITS = {"pause": "a resume"}
 
 def result(done: str, answer: Answer) -> str:
     """What a verb led to: `rolled back: 0% on v2, applied by 4 of 4 workers`."""
-    return f"{done}: {_place(answer)}, applied by {answer['applied_by']} of {answer['workers']} workers"
+    workers = f"{answer['workers']} worker{'' if answer['workers'] == 1 else 's'}"
+    return f"{done}: {_place(answer)}, applied by {answer['applied_by']} of {workers}"
 
 
 def _place(answer: Answer) -> str:
@@ -52,6 +53,7 @@ def findings(answer: Answer) -> list[str]:
         lines.append(f"held for {answer['held']:.0f} of {answer['hold']:.0f} s{share}")
     if answer.get("gate") and phase in ("progressing", "paused", "baking"):
         lines.append(f"waits: {_GATES.get(answer['gate'], answer['gate'])}")
+    lines += hooks(answer.get("hooks") or {})
     if answer["frozen"]:
         lines.append("frozen: stable itself is bad; goes on by itself when it is well again")
     if answer["users"]["exposed"] and phase not in ("idle", "promoted"):
@@ -62,6 +64,21 @@ def findings(answer: Answer) -> list[str]:
         lines.append(f"deploy of {deploy['canary']}, {deploy['state'].replace('_', ' ')}: {deploy['detail']}")
     if not answer["saved"]:
         lines.append("not saved: the state cannot be written; see the proxy's log")
+    return lines
+
+
+def hooks(answer: Answer) -> list[str]:
+    """Hooks that are waited for, those that are not heard, and notifications that could not be delivered: a line for each."""
+    lines = [
+        f"hook {wait['hook']} ({wait['type']}): {wait['answer'] or 'has not answered yet'}"
+        for wait in answer.get("waiting", ())
+        if not wait["yes"]
+    ]
+    lines += [f"rollback hook {name} does not answer: {what}" for name, what in answer.get("unheard", {}).items()]
+    told = answer.get("notifications") or {}
+    if told.get("pending") and (last := told.get("last_error")):
+        wait = f"{told['pending']} {'notification waits' if told['pending'] == 1 else 'notifications wait'}"
+        lines.append(f"{wait}; hook {last['hook']}: {last['error']}")
     return lines
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -22,6 +22,20 @@ class Model(BaseModel):
     def _empty_section_is_all_defaults(cls, value: Any) -> Any:
         # `timeouts:` with every line below it commented out is null to YAML, and means the defaults to people
         return {} if value is None else value
+
+
+_Asked = TypeVar("_Asked", bound=Model)
+
+
+def fit_timeout(asked: _Asked) -> _Asked:
+    """Make the default `timeout` of what is asked each `interval` no longer than that; a written one that is, is refused.
+
+    A validator (mode "after") of models with both.
+    """
+    fitting = min(asked.timeout, asked.interval)  # type: ignore[attr-defined]
+    if "timeout" not in asked.model_fields_set:
+        object.__setattr__(asked, "timeout", fitting)
+    return asked
 
 
 def is_off(value: Any) -> bool:

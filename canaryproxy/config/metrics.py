@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from canaryproxy.config.base import Model, is_off
+from canaryproxy.config.base import Model, fit_timeout, is_off
 from canaryproxy.config.names import PathPrefix, parse_field_name
 from canaryproxy.config.outside import (
     OF_A_VARIANT,
@@ -212,6 +212,8 @@ class OutsideMetric(Metric):
     )
     required: bool = Field(True, description="false: a step does not wait for it")
     on_breach: OnBreach = Field(OnBreach.PAUSE, description="what a breach does: rollback, pause or warn")
+
+    _timeout = model_validator(mode="after")(fit_timeout)
 
     @model_validator(mode="after")
     def _is_whole(self) -> OutsideMetric:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, Field, PlainSerializer, WithJsonSchema, model_validator
 
-from canaryproxy.config.base import FileName, Model, OrFalse
+from canaryproxy.config.base import FileName, Model, OrFalse, fit_timeout
 from canaryproxy.config.names import CertificateName, SentHost, TargetPath
 from canaryproxy.config.quantities import Duration, Percent, ServerUrl, Statuses, StatusRange
 
@@ -42,6 +42,8 @@ class Health(Model):
         (StatusRange(200, 399),), min_length=1, description="answers that are good, for example 200-399 or 204"
     )
     host: SentHost = Field("", description="the Host of a check; empty: the server's own")
+
+    _timeout = model_validator(mode="after")(fit_timeout)
 
 
 class Eject(Model):

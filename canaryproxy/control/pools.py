@@ -92,7 +92,8 @@ class Pools:
         """The pool in force; raises NotFoundError that names those there are."""
         pools = self.controller.config.pools
         if name not in pools:
-            raise NotFoundError(f"pool {name!r}", "does not exist", f"there is {', '.join(sorted(pools))}")
+            server = f"a server is written http://{name}; " if ":" in name or "." in name else ""
+            raise NotFoundError(f"pool {name!r}", "does not exist", f"{server}there is {', '.join(sorted(pools))}")
         return pools[name]
 
     def definition(self, name: str) -> Definition | None:

@@ -16,6 +16,8 @@ from canaryproxy.config.quantities import format_percent
 from canaryproxy.errors import IllegalTransitionError
 from canaryproxy.rollout.model import Effect, Phase, Record, ResetEvidence, Rollout, Save, SetSplit
 
+_NO_CANARY = "canaryproxy start --canary URL --version V deploys one; or name one with `canary:` in the file"
+
 Transition = tuple[Rollout, tuple[Effect, ...]]
 
 
@@ -69,7 +71,7 @@ def leave(rollout: Rollout, phase: Phase, **changes: Any) -> Rollout:
 def canary_of(rollout: Rollout) -> str:
     """The canary pool; raises IllegalTransitionError where there is none."""
     if rollout.canary is None:
-        raise IllegalTransitionError(f"route {rollout.route}", "has no canary pool", "name one with `canary:` in the file")
+        raise IllegalTransitionError(f"route {rollout.route}", "has no canary pool", _NO_CANARY)
     return rollout.canary
 
 

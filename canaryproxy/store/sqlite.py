@@ -7,6 +7,7 @@ the state before or after it (https://www.sqlite.org/wal.html, https://www.sqlit
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -56,6 +57,8 @@ ALTER TABLE pool ADD COLUMN deployed INTEGER NOT NULL DEFAULT 0;
 """,
 )
 SCHEMA_VERSION = len(_SCHEMA)
+
+_log = logging.getLogger("canaryproxy.store")
 
 #: Seconds to wait for another process that holds the file (a backup, a second controller by mistake).
 _BUSY = 2.0
@@ -110,6 +113,9 @@ class SqliteStore:
             )
         if place.is_dir():
             raise StoreError(self._where, "is a directory", "name a file in it as state.path")
+        with suppress(OSError):
+            if not read_only and place.stat().st_size == 0:
+                _log.warning("%s: is empty (0 bytes): begun anew, what was recorded is lost", self._where)
         with self._explained():
             name = f"{place.as_uri()}?mode={'ro' if read_only else 'rwc'}"
             self._db = sqlite3.connect(name, timeout=_BUSY, isolation_level=None, check_same_thread=False, uri=True)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from canaryproxy.errors import CanaryproxyError, StartError
 
-_PR_SET_PDEATHSIG = 1
+#: prctl(2).
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 #: Looks at the pulse, 0.1 s apart, that may find it unmoved before the process counts as hung.
 HUNG_LOOKS = 8
 #: The same while the process is runnable but gets no CPU: the machine is busy, killing would not help.
@@ -81,6 +82,11 @@ def _cpu_seconds(pid: int) -> tuple[str, float]:
     return fields[0], (int(fields[11]) + int(fields[12])) / _TICKS
 
 
+def short_name(name: str) -> str:
+    """What `ps` and `pgrep` call the process: `canary: w0`, `canary: control`; there is room for 15 bytes."""
+    return f"canary: {name.replace('worker ', 'w')}"[:15]
+
+
 def fork(body: Callable[[], None], name: str) -> int:
     """The pid of a new process that runs `body` and ends; it gets SIGTERM if this one dies. Raises StartError without one."""
     parent = os.getpid()
@@ -94,7 +100,9 @@ def fork(body: Callable[[], None], name: str) -> int:
         return pid
     code = 1
     try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        libc = ctypes.CDLL(None)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        libc.prctl(_PR_SET_NAME, short_name(name).encode())
         if os.getppid() != parent:
             os._exit(1)
         for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGRTMIN):

@@ -72,7 +72,7 @@ class Takebacks:
 
     def _hear(self, number: int) -> list[Takeback]:
         if number != signal.SIGUSR2:
-            return [Takeback(None, "asked for by a signal", "command line", time.time())]
+            return [Takeback(None, "asked for by a signal", "SIGRTMIN", time.time())]
         new = [
             replace(takeback, heard=abs(time.time() - takeback.at) < _FRESH_SECONDS)
             for takeback in read_takebacks(self._state, heard=True)

@@ -399,5 +399,7 @@ def test_what_is_not_possible_is_answered_with_what_is() -> None:
 def test_a_route_without_a_canary_pool_cannot_start() -> None:
     story = Story()
     story.rollout = replace(story.rollout, canary=None)
-    with pytest.raises(IllegalTransitionError, match="route shop: has no canary pool; name one with `canary:`"):
+    with pytest.raises(
+        IllegalTransitionError, match="route shop: has no canary pool; canaryproxy start --canary URL --version V"
+    ):
         story.start()

@@ -58,7 +58,7 @@ async def test_what_is_refused_says_why_and_changes_nothing(product: Product) ->
         (("start", *where), {"CANARYPROXY_TOKEN_FILE": str(product.folder / "none")}, "no token"),
         (("pause", *config), {}, "cannot pause while idle; possible now: start"),
         (("start", "shoop", *config), {}, "route 'shoop': does not exist; there is shop"),
-        (("set-weight", "5", *config), {}, "weight"),
+        (("set-weight", "5", *config), {}, "WEIGHT: '5' has no unit"),
     )
     ended = await asyncio.gather(*(product.cli(*words, environment=environment) for words, environment, _ in tries))
     for (code, out, complaints), (_, _, expected) in zip(ended, tries, strict=True):

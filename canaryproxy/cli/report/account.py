@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from canaryproxy.analysis.settings import JudgeSettings
     from canaryproxy.analysis.verdict import Verdict
 
-_BEGINNINGS = ("start", "retry", "restart")
+_BEGINNINGS, _ENDS = ("start", "retry", "restart"), ("promoted", "rolled_back")
 #: A rollout that neither ended nor goes on: another one was started, or the file named other pools.
 OVER = "over"
 
@@ -97,7 +97,7 @@ def gather(source: Source, rollout: str | None = None) -> Account:
         reason=changes[-1]["data"].get("reason") or "",
         decisions=decisions,
         rungs=climb(changes, ended, plan),
-        users=told.users or (now["users"] if is_last else None),
+        users=_larger(told.users, now["users"] if is_last else None),
         requests=told.requests,
         metrics=told.metrics or _recorded(decisions),
         charts=[_weights(changes, started, ended), *told.curves.charts()],
@@ -114,15 +114,32 @@ def _decisions(source: Source, rollout: str | None) -> list[Answer]:
         found.append(made)
         if made["kind"] in _BEGINNINGS:
             if rollout is None or _is_of(rollout, made["at"]):
-                return found[::-1]
+                return list(_own(found[::-1]))
             found = []
     return []
+
+
+def _own(decisions: list[Answer]) -> Iterator[Answer]:
+    """Those of the rollout that began with the first: a canary that is called off before its start (`idle`) is another's, and
+    so is a deploy once this one has ended."""
+    ended = False
+    for made in decisions:
+        if made["data"].get("to") != "idle" and not (ended and made["kind"] == "deploy"):
+            yield made
+        ended = ended or made["data"].get("to") in _ENDS
 
 
 def _is_of(rollout: str, at: float) -> bool:
     """Whether the rollout of this name (`control.journal.rollout_id`) is the one that began then."""
     second = rollout.partition("-")[0]
     return second.isdigit() and abs(int(second) - at) < 1
+
+
+def _larger(counted: Answer | None, known: Answer | None) -> Answer | None:
+    """Word by word the larger of both: who came after the last tick, or before a new controller's first, is in one only."""
+    if counted is None or known is None:
+        return known if counted is None else counted
+    return {word: max(count, known.get(word) or 0) for word, count in counted.items()}
 
 
 def _recorded(decisions: list[Answer]) -> dict[str, Answer]:

@@ -258,6 +258,7 @@ async def test_bodies_that_are_not_json_are_refused_but_never_for_a_rollback(cli
         assert (response.status, "is not JSON" in (await response.json())["error"]["message"]) == (400, True)
     async with client.post(f"{SHOP}/start", data=b"x" * 70_000, headers=headers) as response:
         assert (response.status, (await response.json())["error"]["code"]) == (413, "request_entity_too_large")
+        assert (await response.json())["error"]["hint"] == "send less at a time: docs/api.md has the limits"
     async with client.post(f"{SHOP}/rollback", data="{", headers=headers) as response:
         assert response.status == 200
 
@@ -277,6 +278,7 @@ async def test_a_change_needs_the_token(client: AdminClient, authorization: str 
 async def test_pages_of_other_sites_are_kept_out(client: AdminClient) -> None:
     async with client.post(f"{SHOP}/rollback", headers=BEARER | {"Origin": "http://evil.example"}) as response:
         assert (response.status, (await response.json())["error"]["code"]) == (403, "foreign_origin")
+        assert (await response.json())["error"]["hint"]
     async with client.get(SHOP, headers={"Host": "evil.example:9900"}) as response:
         assert (response.status, (await response.json())["error"]["code"]) == (403, "foreign_host")
     async with client.get(SHOP, headers={"Host": "localhost:9900"}) as response:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,16 @@ class Made:
         """Nothing is counted for so long."""
         self.now += seconds
 
-    def save(self) -> Path:
-        """All of it in the state file."""
+    def deploy(self, pool: str) -> None:
+        """Another canary takes the place, and does not start yet."""
+        self._decisions.append(Decision(self.now, "deploy", f"deploy of {pool} asked for", {"state": "asked", "pool": pool}))
+        fresh = Rollout("shop", "v1", pool, "v1", pool, self.rollout.plan)
+        self.rollout = replace(fresh, salt=self.rollout.salt, revision=self.rollout.revision + 1)
+
+    def save(self, users: int | None = None) -> Path:
+        """All of it in the state file; `users` is what the registers say."""
+        if users is not None:
+            self._users = users
         self._save()
         return self.path
 

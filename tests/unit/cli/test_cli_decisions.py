@@ -106,6 +106,13 @@ def test_decisions_are_listed(operator: Command, api: Played) -> None:
     assert json.loads(operator("decisions", "shop", "--limit", "5", "--json").out) == {"decisions": [made]}
 
 
+def test_a_kind_that_there_is_not_is_refused(operator: Command, api: Played) -> None:
+    ran = operator("decisions", "--kind", "nonsense")
+    said = " ".join(ran.err.replace("│", " ").split())
+    assert (ran.code, ran.out, api.asked) == (2, "", [])
+    assert "there is no kind 'nonsense'; there is start, retry," in said
+
+
 def test_decisions_of_a_state_file_are_listed(command: Command, state: Callable[..., str]) -> None:
     ran = command("decisions", "--state", state(), "--limit", "2")
     assert [line.split("  ")[1] for line in ran.out.splitlines()] == ["rollback", "verdict"]

@@ -69,6 +69,12 @@ def test_a_named_route_may_stand_before_the_weight(operator: Command, api: Playe
     assert operator("set-weight", "web", "5%", "now").code == 2
 
 
+def test_a_weight_without_a_unit_is_refused_in_plain_words(operator: Command, api: Played) -> None:
+    ran = operator("set-weight", "shop", "5")
+    assert (ran.code, ran.err) == (1, "canaryproxy: WEIGHT: '5' has no unit; write 5%\n")
+    assert api.asked == []
+
+
 def test_of_several_routes_one_must_be_named(operator: Command, api: Played) -> None:
     api.answers["GET /api/v1/routes"] = (200, {"routes": [route("shop"), route("web")]})
     ran = operator("rollback")
@@ -114,6 +120,9 @@ def test_a_port_where_nobody_listens(command: Command) -> None:
     ran = command("rollback", "shop", "--admin", url, CANARYPROXY_TOKEN="x")
     assert ran.code == 3
     assert ran.err.startswith(f"canaryproxy: {url}: connection refused; is the proxy running?")
+    assert "`canaryproxy rollback --config FILE` goes past it" in ran.err
+    again = command("rollback", "shop", "--admin", url, "--state", "no.db", CANARYPROXY_TOKEN="x")
+    assert (again.code, "--config FILE" in again.err) == (3, False)
 
 
 def test_a_port_that_never_answers(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,9 +175,15 @@ def test_a_switch_to_all_at_once_has_no_control(operator: Command, file: Path) -
     steps = "steps: [{weight: 100%, hold: 1m}]\n      i_accept_the_risk: true\n      "
     begin, end = _FILE.index("steps:"), _FILE.index("max_step")
     file.write_text(_FILE[:begin] + steps + _FILE[end:])
-    ran = operator("plan", "--rate", "5", "--config", str(file))
-    assert ran.err == "canaryproxy: rollout.steps: every step is at 100%: there is nobody left to compare with; add one below\n"
-    assert ran.code == 1
+    words = ("plan", "--rate", "5", "--config", str(file))
+    ran = operator(*words)
+    assert (ran.code, ran.err) == (0, "")
+    assert "warning: every step is at 100%: nobody is left to compare with" in ran.out
+    assert "the whole rollout: at least " in ran.out
+    assert "found after" not in ran.out
+    found = json.loads(operator(*words, "--json").out)
+    assert (found["steps"], found["bake"] - 60, found["warnings"][0]["code"]) == ([], 300, "blue_green")
+    assert found["seconds"] == found["bake"]
 
 
 @pytest.mark.parametrize(

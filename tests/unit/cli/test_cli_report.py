@@ -225,6 +225,32 @@ def test_a_rollout_of_which_nothing_is_known_yet(command: Command, made: Callabl
         assert Elements(ran.out).text.count("Nothing was counted.") == 3
 
 
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_deploy_that_was_called_off_later_is_not_its_end(command: Command, made: Callable[..., Made], ended: bool) -> None:
+    rollout = made()
+    rollout.run(10)
+    if ended:
+        rollout.do(model.Rollback("bad", by="anna"))
+    before = json.loads(command("report", "--state", str(rollout.save()), "--json").out)
+    rollout.deploy("v3")
+    rollout.do(model.Rollback("a dead server", by="ben"))
+    found = json.loads(command("report", "--state", str(rollout.save()), "--json").out)
+    if ended:
+        assert (found["phase"], found["by"], found["reason"], found["ended"]) == ("rolled_back", "anna", "bad", before["ended"])
+        assert found["decisions"] == before["decisions"]
+    else:
+        assert (found["phase"], found["by"], len(found["decisions"])) == ("over", "operator", 2)
+        assert found["decisions"][-1]["kind"] == "deploy", "what took its place"
+
+
+def test_users_are_the_larger_of_what_ticks_and_registers_counted(command: Command, rolled_back: Made) -> None:
+    state = str(rolled_back.save())
+    before = json.loads(command("report", "--state", state, "--json").out)["users"]
+    rolled_back.save(users=before["exposed"] + 5)  # those came after the last tick
+    found = json.loads(command("report", "--state", state, "--json").out)["users"]
+    assert found == {"exposed": before["exposed"] + 5, "hurt": before["hurt"]}
+
+
 def test_what_is_missing_of_the_journal_is_said(command: Command, rolled_back: Made) -> None:
     state = rolled_back.save()
     with closing(sqlite3.connect(state)) as db:

@@ -112,6 +112,17 @@ def test_check_sums_up(command: Command) -> None:
     assert json.loads(command("check", "c.yaml", "--json").out) == {"ok": True, "problems": [], "warnings": []}
 
 
+def test_check_shows_pauses_gates_and_what_is_held_back(command: Command) -> None:
+    plan = "steps: [{weight: 5%, hold: 5m}, {pause: {}}, {weight: 20%, hold: 10m}, {pause: {duration: 1h}}], hold_back: 5%"
+    hooks = "hooks: [{type: confirm_step, url: 'http://127.0.0.1:1/'}, {type: event, url: 'http://127.0.0.1:1/'}]"
+    pools = "pools: {v1: {servers: ['http://127.0.0.1:1']}, v2: {servers: ['http://127.0.0.1:2']}}"
+    Path("c.yaml").write_text(f"{pools}\nroutes: {{shop: {{stable: v1, canary: v2, rollout: {{{plan}}}, {hooks}}}}}\n")
+    lines = command("check", "c.yaml").out.splitlines()
+    assert lines[0] == "ok: c.yaml: 2 pools, 1 route"
+    said = "5% for 5m, pause, 20% for 10m, pause of 1h, then 95% for 30m; waits for hooks: confirm_step"
+    assert lines[2] == f"  shop: v1 -> v2: {said}"
+
+
 def test_check_says_where_users_arrive_over_tls(command: Command) -> None:
     Authority(Path()).issue("example.com")
     tls = "tls: {certificate: server.pem, key: server.key}\n"

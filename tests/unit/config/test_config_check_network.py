@@ -89,7 +89,8 @@ def test_memory_for_a_worker() -> None:
         ({"servers": ["https://10.0.0.2"], "tls": {"key": "k"}}, ["tls.key: is given without certificate; add certificate, or remove key"]),
         ({"servers": ["https://10.0.0.2"], "tls": {"certificate": "c"}}, ["tls.certificate: is given without key; add key, or remove certificate"]),
         ({"health": {"path": "/", "interval": "1s", "timeout": "1s"}}, []),
-        ({"health": {"path": "/", "interval": "1s"}}, ["health.timeout: 2s is longer than the interval (1s); let a check end before the next one begins"]),
+            ({"health": {"path": "/", "interval": "1s"}}, []),
+            ({"health": {"path": "/", "interval": "1s", "timeout": "2s"}}, ["health.timeout: 2s is longer than the interval (1s); let a check end before the next one begins"]),
         ({"eject": {"base": "10m"}}, ["eject.base: 10m is longer than max (5m); write less, or raise max"]),
     ],
 )  # fmt: skip

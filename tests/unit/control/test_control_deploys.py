@@ -296,6 +296,8 @@ async def test_servers_alone_take_the_settings_of_stable_and_a_definition_none(w
 async def test_what_cannot_be_deployed(world: World) -> None:
     with pytest.raises(IllegalTransitionError, match=r"version v1 is stable now .*; give the new version a name of its own"):
         await world.ask(["http://127.0.0.1:1"], "v1")
+    with pytest.raises(NotFoundError, match=r"a server is written http://127\.0\.0\.1:9; there is"):
+        await world.ask("127.0.0.1:9")
     with pytest.raises(NotFoundError, match=r"pool 'v7': does not exist; there is"):
         await world.ask("v7")
     with pytest.raises(IllegalTransitionError, match=r"pool spare: runs version 0.9, not v9"):

@@ -30,6 +30,17 @@ def store(path: Path) -> Iterator[SqliteStore]:
     store.close()
 
 
+def test_an_empty_file_is_begun_anew_and_said(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    SqliteStore(path).close()
+    SqliteStore(path).close()
+    assert caplog.messages == [], "neither a new one nor one that is well"
+    path.write_bytes(b"")
+    for left in path.parent.glob("*-wal"):
+        left.unlink()
+    SqliteStore(path).close()
+    assert caplog.messages == [f"state {path}: is empty (0 bytes): begun anew, what was recorded is lost"]
+
+
 def test_what_was_saved_is_there_after_a_restart(path: Path) -> None:
     first: Store = SqliteStore(path)
     first.save("shop", {"step": 1}, {"e": 0.5}, [Decision(1.5, "step", "step 2 of 4", {"by": "anna"})])

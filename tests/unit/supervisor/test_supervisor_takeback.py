@@ -68,11 +68,12 @@ def test_one_route_in_every_generation(world: World) -> None:
     assert world.wanted() == ["shop", None]
 
 
-def test_the_signal_alone_means_everything(world: World) -> None:
+def test_the_signal_alone_means_everything(world: World, caplog: pytest.LogCaptureFixture) -> None:
     assert not world.obey(signal.SIGUSR2)
     assert world.weights() == {"old": 500, "shop": 500, "web": 500}
     assert world.obey(signal.SIGRTMIN)
     assert world.weights() == {"old": 0, "shop": 0, "web": 0}
+    assert caplog.messages == ["every route: canary weight set to 0, asked for past the controller by SIGRTMIN"]
 
 
 def test_a_hand_over_that_goes_on_is_asked_for_again_by_a_controller_that_knows(world: World) -> None:
