@@ -7,7 +7,7 @@ import json
 from collections import Counter
 
 import pytest
-from harness import Product, Status
+from harness import Product, Status, until_answered
 from prometheus_client.parser import text_string_to_metric_families
 from reading import requests, settled, versions
 
@@ -71,6 +71,16 @@ async def test_what_is_refused_says_why_and_changes_nothing(product: Product) ->
     assert "is the proxy running?" in complaints
 
 
+def histogram(page: str) -> dict[str, float]:
+    """Requests with a duration, by variant."""
+    return {
+        sample.labels["variant"]: sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.name == "canaryproxy_request_duration_seconds_count"
+    }
+
+
 async def test_metrics_count_exactly_what_was_sent(product: Product) -> None:
     product.configure({"metrics": {"error_rate": {"on_breach": "warn"}}})
     await product.start()
@@ -84,18 +94,16 @@ async def test_metrics_count_exactly_what_was_sent(product: Product) -> None:
     pools = {"stable": "v1", "canary": "v2"}
     assert {(pools[variant], outcomes[outcome]): count for (variant, outcome), count in counted.items()} == sent
     assert sent["v2", 500] > 0
-    page = await product.metrics()
+    expected = {variant: sum(count for (its, _), count in counted.items() if its == variant) for variant in pools}
+
+    async def timed() -> str | None:
+        # a worker counts how a request ended, and then how long it took: the last one may be looked at in between
+        page = await product.metrics()
+        return page if histogram(page) == expected else None
+
+    page = await until_answered(timed)
     found = {sample.name: sample.value for family in text_string_to_metric_families(page) for sample in family.samples}
     assert found["canaryproxy_weight_ratio"] == 0.25
-    histogram = {
-        sample.labels["variant"]: sample.value
-        for family in text_string_to_metric_families(page)
-        for sample in family.samples
-        if sample.name == "canaryproxy_request_duration_seconds_count"
-    }
-    assert histogram == {
-        variant: sum(count for (its, _), count in counted.items() if its == variant) for variant in ("stable", "canary")
-    }
     assert requests(page) == counted
     status = await product.status()
     assert {variant: status[variant]["requests"] for variant in histogram} == histogram

@@ -701,7 +701,7 @@ def test_checks_over_tls(authority: Authority, issued: Issued, strangers: Author
             sock.sendall(OK)
 
     checks: list[bool] = []
-    health = {"path": "/healthy", "interval": "50ms", "fall": 1}
+    health = {"path": "/healthy", "interval": "50ms", "timeout": "2s", "fall": 1}
     with plane(Origin(serve, tls=server_side(issued)), pool={"tls": {"ca": authority.ca}, "health": health}) as proxy:
         eventually(lambda: checks.count(True) > 3)
         assert proxy.get().endswith(b"ok")
@@ -722,7 +722,7 @@ def test_a_worker_that_leaves_amid_checks_over_tls(authority: Authority, issued:
 
     for _ in range(5):
         checked = threading.Event()
-        pool = {"tls": {"ca": authority.ca}, "health": {"path": "/healthy", "interval": "2ms"}}
+        pool = {"tls": {"ca": authority.ca}, "health": {"path": "/healthy", "interval": "2ms", "timeout": "2s"}}
         with plane(Origin(serve, tls=server_side(issued)), pool=pool):
             eventually(checked.is_set)
 
