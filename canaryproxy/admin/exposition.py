@@ -69,7 +69,9 @@ class LedgerCollector(Collector):
         labels = ("route", "variant")
         requests = CounterMetricFamily("canaryproxy_requests", "Requests by how they ended.", labels=(*labels, "outcome"))
         duration = HistogramMetricFamily(
-            "canaryproxy_request_duration_seconds", "Time to the whole response, of requests that were answered.", labels=labels
+            "canaryproxy_request_duration_seconds",
+            "Time to the whole response, of the answered requests that are judged: a few of each user.",
+            labels=labels,
         )
         in_flight = GaugeMetricFamily("canaryproxy_in_flight_requests", "Requests that have not ended.", labels=labels)
         for route in routes:
