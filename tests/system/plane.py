@@ -135,7 +135,8 @@ class Plane:
             if stdout is not None:
                 os.dup2(stdout, 1)
             if files is not None:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+                most = files + len(os.listdir("/proc/self/fd"))  # what this process has open already is not the worker's
+                resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
             run_worker(config, self.segment, 0, {"shop": 0}, sockets[:1], sockets[1:])
 
         self.pid = fork(body, "worker")

@@ -8,7 +8,7 @@ import os
 import signal
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack, closing, suppress
 
 import pytest
 from harness import PROGRAM, Product, Status, until, until_answered
@@ -65,9 +65,12 @@ async def said(job: asyncio.subprocess.Process, words: str) -> None:
     """Wait until it says this."""
     assert job.stdout is not None
     heard = [""]
-    while words not in heard[-1]:
-        heard.append((await job.stdout.readline()).decode())
-        assert heard[-1], f"it ended and never said {words!r}: {heard}"
+    with suppress(TimeoutError):
+        async with asyncio.timeout(40):
+            while words not in heard[-1]:
+                heard.append((await job.stdout.readline()).decode())
+                assert heard[-1], f"it ended and never said {words!r}: {heard}"
+    assert words in heard[-1], f"it does not say {words!r}: {heard}"
 
 
 async def asked(product: Product, server: Origin) -> tuple[int, Status]:

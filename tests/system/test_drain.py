@@ -176,7 +176,12 @@ def connect_until_refused(port: int) -> list[Client]:
 
 async def test_whoever_waits_to_be_accepted_at_sigterm_is_answered(product: Product, origins: list[FaultOrigin]) -> None:
     """A listening socket that closes resets its accept queue: the kernel had told those clients that they are connected."""
-    product.configure(pools=serving(origins[0]), workers=1, timeouts={"drain": "30s", "queue": "30s", "connect": "30s"})
+    product.configure(
+        pools=serving(origins[0]),
+        workers=1,
+        timeouts={"drain": "30s", "queue": "30s", "connect": "30s"},
+        limits={"loop_lag": "0s"},
+    )
     await product.start()
     connecting = [asyncio.create_task(asyncio.to_thread(connect_until_refused, product.port)) for _ in range(2)]
     await until(lambda: len(origins[0].lines) > 200)

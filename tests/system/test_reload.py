@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import time
+from contextlib import suppress
 
 import pytest
 from harness import Product, free_port, until
@@ -161,5 +162,6 @@ async def kill_newcomers(product: Product, known: set[int]) -> None:
     """Kill every child process that appears, but the workers that are known and the controller."""
     while True:
         for pid in {*product.processes()} - known - {product.pid, product.controller}:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has just ended by itself
+                os.kill(pid, signal.SIGKILL)
         await asyncio.sleep(0.005)
