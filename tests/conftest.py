@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from hook_receiver import Receiver
 
 _PROGRAM_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))  # Debian keeps servers in sbin
 
@@ -26,3 +27,12 @@ def peer() -> Callable[[str], Path]:
         return Path(found)
 
     return find
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    """Whom hooks ask and tell."""
+    made = Receiver()
+    await made.start()
+    yield made
+    await made.stop()

@@ -24,14 +24,6 @@ def settings(*hooks: dict[str, Any]) -> Config:
 
 
 @pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    made = Receiver()
-    await made.start()
-    yield made
-    await made.stop()
-
-
-@pytest.fixture
 async def make(receiver: Receiver) -> AsyncIterator[Make]:
     worlds: list[World] = []
 

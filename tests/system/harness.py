@@ -55,6 +55,18 @@ async def until_answered(ask: Callable[[], Awaitable[T | None]], limit: float = 
     return answer
 
 
+def left_behind(folder: Path) -> list[str]:
+    """Command lines of all processes with this temporary directory in their environment."""
+    mark, found = f"TMPDIR={folder}".encode(), []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
+                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue  # it ended while we looked
+    return found
+
+
 def free_port() -> int:
     """A port that nobody uses; below those that the kernel gives to outgoing connections, so it stays free between two starts."""
     for port in _PORTS:

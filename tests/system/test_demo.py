@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from harness import left_behind
 
 pytestmark = pytest.mark.system
 
@@ -44,15 +45,7 @@ class Run:
 
     def left_behind(self) -> list[str]:
         """Command lines of all processes with this run's temporary directory in their environment."""
-        mark = f"TMPDIR={self.folder}".encode()
-        found = []
-        for entry in Path("/proc").iterdir():
-            try:
-                if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-            except OSError:
-                continue  # it ended while we looked
-        return found
+        return left_behind(self.folder)
 
 
 @pytest.fixture

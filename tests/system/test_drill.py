@@ -16,23 +16,11 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import Product
+from harness import Product, left_behind
 
 pytestmark = pytest.mark.system
 
 DRILL = (sys.executable, "-m", "canaryproxy", "drill")
-
-
-def left_behind(folder: Path) -> list[str]:
-    """Command lines of all processes with this temporary directory in their environment."""
-    mark, found = f"TMPDIR={folder}".encode(), []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
-                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        except OSError:
-            continue  # it ended while we looked
-    return found
 
 
 def test_rollbacks_are_rehearsed_and_nothing_of_the_users_is_touched(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,14 +12,6 @@ from harness import Product, until
 from hook_receiver import Receiver, hang
 
 pytestmark = pytest.mark.system
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    made = Receiver()
-    await made.start()
-    yield made
-    await made.stop()
 
 
 def configure(product: Product, receiver: Receiver, *hooks: dict[str, Any], **changes: Any) -> None:

@@ -155,6 +155,16 @@ def test_after_a_rollout_users_have_other_groups() -> None:
     assert of(run(judge, HEALTHY), "throughput").threshold == pytest.approx(COLD.harm_threshold(0.07))
 
 
+def test_a_new_version_in_the_middle_has_other_groups_too() -> None:
+    judge = a_judge()
+    for odd, ticks in ((0, 900), (1, 500)):
+        judge.begin_rollout()
+        shares = {group: Group(1 + 9 * (group % 2 == odd), 1, 0, 0) for group in range(200)}
+        for number in range(ticks):
+            judge.judge(a_tick(replace(STABLE, groups=shares if number % 10 == 0 else {}), HEALTHY), full_weight=False)
+    assert of(run(judge, HEALTHY), "throughput").threshold == pytest.approx(COLD.harm_threshold(0.07))
+
+
 def test_quarantine_ends_with_the_rollout() -> None:
     judge = a_judge()
     for _ in range(60):

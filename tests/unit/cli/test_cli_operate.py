@@ -57,6 +57,12 @@ def test_a_verb_is_asked_of_the_only_route(
     assert api.authorization == [None, f"Bearer {TOKEN}"]
 
 
+def test_a_share_that_waits_for_the_disk_is_not_said_to_be_there(operator: Command, api: Played) -> None:
+    answer = done(step=1, weight_percent=25.0, weight_in_force_percent=0.0, saved=False)
+    api.answers |= ONLY_SHOP | {"POST /api/v1/routes/shop/retry": (200, answer)}
+    assert operator("retry").out.startswith("started again: 25% on v2 as soon as it is saved, 0% now (step 1 of 4)")
+
+
 def test_a_named_route_needs_no_look_up(operator: Command, api: Played) -> None:
     api.answers["POST /api/v1/routes/web/rollback"] = (200, done(route="web", phase="rolled_back", weight_percent=0))
     assert operator("rollback", "web").code == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -60,14 +59,6 @@ class Desk:
         if tasks:
             await asyncio.wait(tasks, timeout=1)
         await self.own.close()
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    made = Receiver()
-    await made.start()
-    yield made
-    await made.stop()
 
 
 async def test_all_arrive_in_order_and_the_store_hears_of_each(receiver: Receiver) -> None:

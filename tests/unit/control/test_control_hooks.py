@@ -94,14 +94,6 @@ async def make() -> AsyncIterator[Make]:
         await one.hooks.close()
 
 
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    made = Receiver()
-    await made.start()
-    yield made
-    await made.stop()
-
-
 async def eventually(condition: Callable[[], Any]) -> None:
     async with asyncio.timeout(5):
         while True:

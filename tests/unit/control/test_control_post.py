@@ -18,14 +18,6 @@ from canaryproxy.control.post import LONGEST_PAUSE, Answer, Post, back_off
 
 
 @pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    made = Receiver()
-    await made.start()
-    yield made
-    await made.stop()
-
-
-@pytest.fixture
 async def post() -> AsyncIterator[Post]:
     made = Post()
     yield made
