@@ -98,6 +98,13 @@ class Origin:
             raise error
 
 
+def _close_all_but(kept: set[int]) -> None:
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in kept:
+            with suppress(OSError):  # the listing's own
+                os.close(int(name))
+
+
 class Plane:
     """A worker in front of the servers of pool v1 (stable) and v2 (canary): ports, or what a configuration says of servers."""
 
@@ -135,8 +142,8 @@ class Plane:
             if stdout is not None:
                 os.dup2(stdout, 1)
             if files is not None:
-                most = files + len(os.listdir("/proc/self/fd"))  # what this process has open already is not the worker's
-                resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+                _close_all_but({0, 1, 2, *(listening.fileno() for listening in sockets)})  # only the worker's own
+                resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
             run_worker(config, self.segment, 0, {"shop": 0}, sockets[:1], sockets[1:])
 
         self.pid = fork(body, "worker")
