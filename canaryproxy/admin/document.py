@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime
 from typing import Any
 
 from canaryproxy.analysis.describe import describe_metric
 from canaryproxy.analysis.judge import Judge
 from canaryproxy.config.upstreams import Pool
 from canaryproxy.control.controller import Controller
+from canaryproxy.control.messages import iso
 from canaryproxy.control.recent import Recent
 from canaryproxy.control.route import RouteControl
 from canaryproxy.rollout.document import plan_document
@@ -88,7 +88,3 @@ def _shadow(judge: Judge) -> dict[str, Any]:
 def salt_id(salt: int) -> str:
     """What tells this rollout's draw of users from others, without telling who is drawn."""
     return hashlib.sha256(salt.to_bytes(4)).hexdigest()[:8]
-
-
-def iso(wall: float | None) -> str | None:
-    return None if wall is None else datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

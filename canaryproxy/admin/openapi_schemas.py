@@ -90,7 +90,7 @@ _ROUTE = {
     "step_entered_at": TIME,
     "ended_at": TIME,
     "saved": {"type": "boolean", "description": "false while the store fails"},
-    "hooks": obj(waiting=listed(ANY), notifications=ANY),
+    "hooks": obj(waiting=listed(ANY), unheard=ANY, notifications=ANY),
     "deploy": maybe(obj(id=TEXT, state=TEXT, detail=TEXT, by=TEXT, at=NUMBER, canary=TEXT, reason=TEXT)),
 }
 _CHANGED = {
@@ -119,6 +119,9 @@ _POOL = obj(
     workers=COUNT,
     draining=COUNT,
 )
+
+#: Basis points are what a share is counted in.
+_PERCENT = r"^(100(\.0{1,2})?|[1-9]?[0-9](\.[0-9]{1,2})?)%$"
 
 SCHEMAS: Mapping[str, Form] = {
     "Error": obj(error=obj(code=TEXT | {"description": "a word for programs"}, message=TEXT, hint=TEXT)),
@@ -151,8 +154,6 @@ SCHEMAS: Mapping[str, Form] = {
     "Flag": obj(key=TEXT, value=FLAG, variant=TEXT, reason=TEXT, metadata=ANY),
     "Flags": obj(flags=listed(ref("Flag"))),
     "FlagError": obj(errorCode=TEXT, errorDetails=TEXT),
-    "Weight": body(
-        ("weight",), weight={"type": "string", "pattern": r"^(100|[1-9]?[0-9])%$", "description": "for example 5%"}, reason=REASON
-    ),
+    "Weight": body(("weight",), weight={"type": "string", "pattern": _PERCENT, "description": "for example 0.5%"}, reason=REASON),
     "Goals": {"anyOf": [_EVENT, {"type": "array", "items": _EVENT, "maxItems": 1000}]},
 }

@@ -16,12 +16,12 @@ from typing import Any
 from aiohttp import web
 
 from canaryproxy.admin.auth import operator
-from canaryproxy.admin.document import iso
 from canaryproxy.admin.handlers import etag, json_object, refuse_if_changed, unless_known
 from canaryproxy.admin.paths import Access, Answer, Path
 from canaryproxy.config.check import warnings
 from canaryproxy.config.overlay import Definition, Registered, definition_of
 from canaryproxy.config.schema import Config
+from canaryproxy.control.messages import iso
 from canaryproxy.control.pools import Pools
 from canaryproxy.shared.layout import Ack, WorkerState
 

@@ -22,7 +22,7 @@ from canaryproxy.errors import CanaryproxyError, Problem
 #: Kinds of decisions, as `rollout.changes`, `control.pools` and `control.deploys` write them.
 KINDS = (
     *("start", "retry", "restart", "step", "bake", "promoted", "rollback", "pause", "resume", "weight", "freeze", "thaw"),
-    *("step_back", "extend", "warning", "gate", "gate_open", "superseded", "verdict", "pool", "deploy"),
+    *("step_back", "extend", "warning", "gate", "gate_open", "verdict", "pool", "deploy"),
 )
 
 

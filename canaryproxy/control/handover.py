@@ -1,4 +1,4 @@
-"""How the controller asks for a new generation of workers, and how the supervisor answers: seven words and a sentence.
+"""How the controller asks for a new generation of workers, and how the supervisor answers: eight words and a sentence.
 
 One page of anonymous shared memory, made by the supervisor, inherited by each controller; workers never touch it. A question is
 a number that stays asked until it is answered, so it survives the controller's end. As in `shared`, each word has one writer and

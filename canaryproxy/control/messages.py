@@ -195,9 +195,9 @@ def next_weight_bp(rollout: Rollout) -> int:
     plan = rollout.plan
     if not rollout.weight_bp and rollout.step == 0:
         return plan.steps[0].weight_bp
-    if rollout.phase is Phase.BAKING:
+    if rollout.is_baking:
         return EVERYBODY
-    return plan.steps[rollout.step + 1].weight_bp if rollout.step + 1 < len(plan.steps) else EVERYBODY - plan.hold_back_bp
+    return plan.steps[rollout.step + 1].weight_bp if rollout.step + 1 < len(plan.steps) else plan.bake_bp
 
 
 def _bytes(document: Mapping[str, Any]) -> bytes:

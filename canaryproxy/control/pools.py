@@ -25,6 +25,8 @@ from canaryproxy.store.base import Decision, PoolStore
 
 #: Seconds between two looks at the supervisor's answer, which looks every 0.1 s itself.
 _LOOK = 0.005
+#: The same between two tries to store what could not be stored at the start.
+_AGAIN = 0.2
 
 _log = logging.getLogger("canaryproxy.control")
 
@@ -87,6 +89,7 @@ class Pools:
         self._leaving = asyncio.Event()
         self._task: asyncio.Task[Outcome | None] | None = None
         self._busy = False
+        self._storing: asyncio.Task[None] | None = None
 
     def pool(self, name: str) -> Pool:
         """The pool in force; raises NotFoundError that names those there are."""
@@ -110,8 +113,10 @@ class Pools:
         cast = {name: role for name, role in (roles or {}).items() if role.file == self.pair_in_file(name)}
         known = await asyncio.get_running_loop().run_in_executor(self.controller.thread, self._store.roles)
         if (held, cast) != (stored, known):  # before the first tick saves a record of these pools: see `present_roles`
-            with suppress(StoreError):  # it is not in force, and the next start forgets it
+            try:
                 await self._save(held, {}, cast)
+            except StoreError:  # later: with the roles as they were, who was rolled back would come back
+                self._storing = asyncio.create_task(self._save_later(held, cast), name="roles")
         pairs = {name: cast[name].pair if name in cast else self.pair_in_file(name) for name in routes}
         if held == self.registered and all(pairs[name] == pair_of(route) for name, route in routes.items()):
             self.adopt(cast)
@@ -199,9 +204,10 @@ class Pools:
 
     async def close(self) -> None:
         """End; a hand-over that goes on is the next controller's."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        tasks = [task for task in (self._task, self._storing) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     # Their parts.
 
@@ -238,9 +244,21 @@ class Pools:
                 f"route {route.name}", "its rollout cannot be saved now, and a deploy neither", "see the log; try again"
             )
 
+    async def _save_later(self, held: Mapping[str, Registered], cast: Mapping[str, Role]) -> None:
+        """Store them as soon as it can be done, unless something newer is."""
+        roles, task, busy = self.roles, self._task, self._busy
+        while self.roles is roles and self._task is task:
+            if self._busy is busy:  # else a change is being stored just now
+                with suppress(StoreError):
+                    await self._save(held, {}, cast)
+                    return
+            await asyncio.sleep(_AGAIN)
+
     async def _save(self, pools: Mapping[str, Registered], decisions: Mapping[str, Decision], roles: Mapping[str, Role]) -> None:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self.controller.thread, self._store.save_pools, dict(pools), decisions, dict(roles))
+        for route, decision in decisions.items():
+            self.controller.routes[route].saver.tell(decision)
 
     def _end(self) -> None:
         """The change is over, and everything as before."""

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Sequence
+from collections.abc import Awaitable
 
 import aiohttp
 
 from canaryproxy.config.quantities import Server
 from canaryproxy.config.upstreams import Health, Pool, UpstreamTls
+from canaryproxy.control.lookup import Lookup
 
 _LIMIT = 1.0
-
-
-async def accepts_connections(servers: Sequence[Server]) -> bool:
-    """Whether every server accepts a connection within a second."""
-    return all(await asyncio.gather(*map(_accepts, servers)))
 
 
 async def trouble_with(pool: Pool) -> str:
@@ -35,21 +31,31 @@ async def _trouble(server: Server, pool: Pool) -> str:
 
 
 async def _accepts(server: Server) -> bool:
-    address = server.host, server.port
-    opening = asyncio.open_unix_connection(server.path) if server.path else asyncio.open_connection(*address)
     try:
-        _, writer = await asyncio.wait_for(opening, _LIMIT)
+        async with asyncio.timeout(_LIMIT):
+            if server.path:
+                return await _opens(asyncio.open_unix_connection(server.path))
+            found = await Lookup().resolve(server.host, server.port)
+            return any([await _opens(asyncio.open_connection(address["host"], server.port)) for address in found])
     except (OSError, TimeoutError):
+        return False
+
+
+async def _opens(opening: Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]) -> bool:
+    try:
+        _, writer = await opening
+    except OSError:
         return False
     writer.close()
     return True
 
 
 async def _look(server: Server, health: Health, tls: UpstreamTls) -> str:
-    """What its health check, made once as workers make it, says against it."""
-    connector = (
-        aiohttp.UnixConnector(server.path) if server.path else aiohttp.TCPConnector(ssl=_context(tls) if server.tls else True)
-    )
+    """What its health check, made once as workers do but by another client, says against it."""
+    if server.path:
+        connector: aiohttp.BaseConnector = aiohttp.UnixConnector(server.path)
+    else:
+        connector = aiohttp.TCPConnector(ssl=_context(tls) if server.tls else True, resolver=Lookup())
     base = "http://localhost" if server.path else str(server._replace(weight=1))
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(health.timeout)) as session:
         headers = {"Host": health.host} if health.host else None

@@ -102,8 +102,12 @@ def mark_taken_back(state: str, salts: Mapping[str, int]) -> None:
 
     if salts:
         thread = threading.Thread(target=mark, name="marks", daemon=True)
-        thread.start()
-        thread.join(_BRIEFLY)
+        try:
+            thread.start()
+        except RuntimeError:  # this machine has no room for a thread
+            mark()
+        else:
+            thread.join(_BRIEFLY)
 
 
 def recover(

@@ -64,6 +64,10 @@ class Saver:
     def note(self, decision: Decision) -> None:
         """Have a decision written with the next state."""
         self._decisions = [*self._decisions[1 - _KEPT :], decision]
+        self.tell(decision)
+
+    def tell(self, decision: Decision) -> None:
+        """Have the listener hear of a decision, also of one that is written by another way."""
         if self.listener is not None:
             self.listener(self._route, decision)
 

@@ -58,7 +58,7 @@ class PlanStep:
 class Plan:
     """What a rollout is to do: the steps, then everybody for `bake` seconds, then promoted.
 
-    `skip_when_certain`: one step at a time may be left out where health is more than proven (`moves.tick_step`).
+    `skip_when_certain`: one step at a time may be left out where health is more than proven (`moves.may_skip`).
     `hooks`: the gates that somebody outside opens. `hold_back_bp`: users whom a bake leaves on stable. `max_duration`: seconds
     of a whole rollout, 0 without end.
     """

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from canaryproxy.admin.serve import run_controller
-from canaryproxy.admin.tokens import load_tokens
+from canaryproxy.admin.tokens import Tokens, load_tokens
 from canaryproxy.config.load import load
 from canaryproxy.config.overlay import Laid
 from canaryproxy.config.schema import Config
@@ -57,6 +57,7 @@ class _Serving(NamedTuple):
     listeners: Listeners
     sockets: list[socket.socket]
     generation: int
+    tokens: Tokens
 
 
 class Supervisor:
@@ -301,7 +302,7 @@ class Supervisor:
 
         With a `question` of the controller's: the file as it was read last, with the pools that are stored now.
         """
-        before = _Serving(self._laid, self._routes, self._listeners, self._listeners.all(), self._generation)
+        before = _Serving(self._laid, self._routes, self._listeners, self._listeners.all(), self._generation, self._tokens)
         try:
             self._begin_generation(recover_pools(self._laid.file) if question else self._read_again())
         except CanaryproxyError as error:
@@ -364,7 +365,7 @@ class Supervisor:
         """Everything is as it was: newcomers leave, and who died meanwhile is replaced."""
         self._listeners.trim(before.sockets)
         self._former = None
-        self._laid, self._routes, self._listeners, _, self._generation = before
+        self._laid, self._routes, self._listeners, _, self._generation, self._tokens = before
         for child in self._workers.values():
             if child.generation > self._generation:
                 self._dismiss(child)

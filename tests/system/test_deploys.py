@@ -9,6 +9,7 @@ import signal
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, closing, suppress
+from functools import partial
 
 import pytest
 from harness import PROGRAM, Product, Status, until, until_answered
@@ -58,7 +59,8 @@ async def following(product: Product, server: Origin) -> asyncio.subprocess.Proc
     """A deploy with --wait, to be heard while it goes on."""
     words = ("start", "--canary", server.url, "--version", server.version, "--config", str(product.file), "--wait")
     pipe = asyncio.subprocess.PIPE
-    return await asyncio.create_subprocess_exec(*PROGRAM, *words, stdout=pipe, stderr=asyncio.subprocess.STDOUT)
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background of a shell has it ignored
+    return await asyncio.create_subprocess_exec(*PROGRAM, *words, stdout=pipe, stderr=asyncio.subprocess.STDOUT, preexec_fn=heed)
 
 
 async def said(job: asyncio.subprocess.Process, words: str) -> None:

@@ -415,6 +415,42 @@ async def test_a_rollback_past_the_api_calls_it_off_as_any_other(
     assert world.state == state
 
 
+async def test_what_is_rolled_back_stays_so_although_the_store_fails_once_at_the_start(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.deploy([world.there], "v2")
+    await world.promote()
+    asking = asyncio.create_task(world.ask([world.there], "v3"))
+    await until(lambda: world.handover.question)
+    await world.controller.submit("shop", Rollback("v2 is bad"))
+    await world.saved()
+    world.serve()
+    await asking
+    failing, save = [True], world.store.save_pools
+
+    def save_pools(*state: Any) -> None:
+        if failing:
+            failing.pop()
+            raise StoreError("state", "is full")
+        save(*state)
+
+    monkeypatch.setattr(world.store, "save_pools", save_pools)
+    await world.begin()
+    await until(lambda: not failing and world.store.roles()["shop"].stable == "v1")
+    world.controller.tick()
+    await world.saved()
+    await world.begin()
+    await world.settled()
+    assert world.place == ("idle", "v1", "v3")
+
+
+async def test_who_listens_hears_of_a_deploy_although_it_is_stored_with_its_pool(world: World) -> None:
+    heard: list[str] = []
+    world.controller.routes["shop"].saver.listener = lambda _route, decision: heard.append(decision.kind)
+    await world.deploy([world.there], "v2")
+    assert heard[0] == "deploy"
+
+
 @pytest.mark.parametrize(("served", "ticks"), [(False, 0), (True, 0), (True, 1)])
 async def test_a_rollback_that_comes_too_late_to_call_it_off_still_holds(world: World, served: bool, ticks: int) -> None:
     """Whether the new workers serve already or all of it is killed: v2 does not come back as stable, and nobody gets v3."""
