@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from canaryproxy.config.upstreams import Pool
+from canaryproxy.control.lookup import Lookup
 from canaryproxy.control.probe import trouble_with
 
 
@@ -20,14 +24,22 @@ async def test_servers_by_address_and_by_path(tmp_path: Path) -> None:
         await asyncio.start_server(ignore, "127.0.0.1", 0) as server,
     ):
         port = server.sockets[0].getsockname()[1]
-        # localhost may be ::1 as well, where nobody listens
-        good = [f"unix:{there}", f"http://127.0.0.1:{port}", f"https://127.0.0.1:{port}", f"http://localhost:{port}"]
+        good = [f"unix:{there}", f"http://127.0.0.1:{port}", f"https://127.0.0.1:{port}"]
         assert await trouble_of(*good) == ""
         assert await trouble_of(*good, f"unix:{gone}") == f"unix:{gone} does not accept connections"
     with socket.socket() as taken:  # bound, and nobody listens
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         assert await trouble_of(url) == f"{url} does not accept connections"
+
+
+async def test_a_name_has_several_addresses_and_one_of_them_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def resolve(*_: Any) -> list[dict[str, str]]:
+        return [{"host": "::1"}, {"host": "127.0.0.1"}]
+
+    monkeypatch.setattr(Lookup, "resolve", resolve)
+    async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0) as server:
+        assert await trouble_of(f"http://app.test:{server.sockets[0].getsockname()[1]}") == ""
 
 
 async def trouble_of(*servers: str) -> str:
